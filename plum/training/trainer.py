@@ -169,17 +169,19 @@ class Trainer:
         if self.tracker is not None:
             self.tracker.start(self.engine.num_updates_done)
         if self.validation is not None:
-            self.validation.resume(self.engine.num_updates_done, self.config.num_updates)
+            self._track(self.validation.resume(self.engine.num_updates_done, self.config.num_updates))
 
     def _is_over(self) -> bool:
         """Return whether the validations end the run before its last update."""
         return self.validation is not None and self.validation.is_over
 
+    def _track(self, found: Validation | None) -> None:
+        if self.tracker is not None and found is not None:
+            self.tracker.log_validation(found.update, found.loss, found.micro_giou)
+
     def _validate(self, update: int) -> None:
         assert self.validation is not None
-        found: Validation = self.validation.run(update)
-        if self.tracker is not None:
-            self.tracker.log_validation(update, found.loss, found.micro_giou)
+        self._track(self.validation.run(update))
         if self._is_over() and self.engine.ranks.is_main:
             logger.info(
                 "the last %d validations were no better: the run ends after update %d of %d",

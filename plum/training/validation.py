@@ -165,15 +165,19 @@ class RunValidation:
         """Return whether the weights after an update are validated; those before the first update are, too."""
         return update % self.config.every == 0 or update == num_updates
 
-    def resume(self, update: int, num_updates: int) -> None:
-        """Read the validations up to the update of the checkpoint, and repeat its own if that is missing. Collective.
+    def resume(self, update: int, num_updates: int) -> Validation | None:
+        """Read the validations up to the update of the checkpoint, and make its own if that is missing. Collective.
+
+        Returns:
+            The validation that was made, None if it was not missing.
 
         Raises:
             ValueError: a line of the file is damaged; the message names it.
         """
         self.validations = [one for one in read_validations(self._file) if one.update <= update]
         if self.is_due(update, num_updates) and update not in [one.update for one in self.validations]:
-            self.run(update)
+            return self.run(update)
+        return None
 
     def run(self, update: int) -> Validation:
         """Score the weights, and keep them if they are the best so far. Collective."""
