@@ -12,6 +12,7 @@ from partonomy.reporting.paper_tables.paper_table import PaperTableStyle
 from partonomy.reporting.paper_tables.tag_table import TAG_TABLE, tag_table, tidy_tag_rows
 from partonomy.reporting.predictions import write_predictions
 from partonomy.reporting.report import write_report
+from partonomy.reporting.report_browser import MAX_PICTURES
 from partonomy.reporting.tables import AUTO, TABLE_CHOICES, render_tables, tidy_csv, write_tidy
 from partonomy.row_commands import command_lines, read_row_commands
 from partonomy.structures import TABLE_TYPES, QuestionType
@@ -146,8 +147,11 @@ def report(
     output: str | None = None,
     baselines: list[str] | str | None = None,
     training_metrics: list[str] | str | None = None,
+    max_pictures: int = MAX_PICTURES,
 ) -> None:
     """Write a self-contained HTML page about a finished run.
+
+    All items can be browsed. A run of more than 3,000 items writes them into the folder OUTPUT_cases beside the page.
 
     Args:
         run: Output folder of a finished run of any benchmark.
@@ -155,13 +159,21 @@ def report(
         baselines: Output folders of other runs on the same items, to compare with; a path, or a list in brackets.
         training_metrics: metrics.jsonl files of the model's training, for the loss curves; a path, or a list in
             brackets. By default, those that the run recorded, or else those next to its checkpoint.
+        max_pictures: Number of images that are drawn in the list of all items; 0 draws none.
+
+    Raises:
+        ValueError: max_pictures is negative, or a baseline was asked other items.
+        FileExistsError: Something else has the name of the folder.
     """
+    if max_pictures < 0:
+        raise ValueError(f"--max_pictures must be at least 0, got {max_pictures}")
     target = Path(run) / "report.html" if output is None else Path(output)
     write_report(
         load_run(Path(run)),
         [load_run(path) for path in _paths(baselines)],
         _paths(training_metrics),
         target,
+        max_pictures,
     )
     print(f"Written: {target}")
 
