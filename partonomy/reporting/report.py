@@ -23,6 +23,8 @@ from partonomy.reporting.loss_curves import draw_curves, find_metrics, read_curv
 from partonomy.reporting.overview import MAX_REASONS, find_estimate
 from partonomy.reporting.paper_tables.catalogue import tables_of
 from partonomy.reporting.paper_tables.paper_table import PaperTableStyle
+from partonomy.reporting.paper_tables.partonomy_tables import BENCHMARK
+from partonomy.reporting.report_bars import BarPanel, PaperRows, metric_panel, split_rows
 from partonomy.reporting.report_browser import MAX_PICTURES, Browser, make_browser
 from partonomy.reporting.report_cases import (
     BEST,
@@ -102,7 +104,9 @@ class ReportPage:
     protocol: str
     tiles: tuple[Tile, ...]
     results: tuple[Table, ...]
-    paper_tables: tuple[Table, ...]
+    paper_tables: tuple[PaperRows, ...]
+    bars: tuple[BarPanel, ...]
+    has_baselines: bool
     charts: tuple[TrainingChart, ...]
     case_groups: tuple[CaseGroup, ...]
     case_problem: str
@@ -227,8 +231,13 @@ def _make_page(  # noqa: PLR0917
         tiles=() if has_own else _tiles(run),
         results=() if has_own else (*metric_tables(run, baselines), *further_tables(run)),
         paper_tables=tuple(
-            table.render([run, *baselines] if table.is_automatic else [run], PAPER_STYLE) for table in tables_of(run)
+            split_rows(
+                table.render([run, *baselines] if table.is_automatic else [run], PAPER_STYLE), _paper_warning(run)
+            )
+            for table in tables_of(run)
         ),
+        bars=() if has_own else tuple(_headline_bars(run, baselines)),
+        has_baselines=bool(baselines),
         charts=tuple(
             TrainingChart(curves.title, Markup(draw_curves(curves)))  # noqa: S704  (matplotlib's own SVG)
             for curves in (read_curves(path) for path in _metrics_files(run, training_metrics))
@@ -240,6 +249,21 @@ def _make_page(  # noqa: PLR0917
         failures=_failures(run),
         overlap=". ".join((overlap_line(run.summary.provenance), *imported_lines(run.summary.provenance))),
         provenance=json.dumps(dict(run.summary.provenance), indent=2, ensure_ascii=False),
+    )
+
+
+def _headline_bars(run: AnyRun, baselines: Sequence[AnyRun]) -> list[BarPanel]:
+    panel = metric_panel(run, baselines, run.summary.headline, run.summary.headline)
+    return [] if panel is None else [panel]
+
+
+def _paper_warning(run: AnyRun) -> str:
+    """Say whether the run compares with quoted rows."""
+    if run.summary.benchmark == BENCHMARK:
+        return partonomy_report.quoted_warning(run)
+    return (
+        "Measured by the papers' authors. They compare only with runs on the complete published split under the same "
+        "protocol."
     )
 
 

@@ -132,7 +132,8 @@ def outline(mask: RLE) -> str:
     for contour in contours:
         points = (contour.astype(np.float32) + 0.5) * scale
         points = cv2.approxPolyDP(points, TOLERANCE, closed=True).reshape(-1, 2).round().astype(int)
-        steps = np.diff(points, axis=0)
+        # A single point has no line to stroke; one step of a pixel makes it visible.
+        steps = np.diff(points, axis=0) if len(points) > 1 else np.array([[1, 0]])
         pieces.append(f"M{points[0, 0]} {points[0, 1]}l" + " ".join(f"{x} {y}" for x, y in steps) + "Z")
     return "".join(pieces)
 

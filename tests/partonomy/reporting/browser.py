@@ -25,6 +25,7 @@ def open_page(path: Path, width: int = 1400, scheme: str = "light") -> Iterator[
             page.set_default_timeout(20_000)
             errors: list[str] = []
             page.on("pageerror", lambda error: errors.append(str(error)))
+            page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
             page.goto(path.resolve().as_uri())
             yield page
             assert errors == []

@@ -81,6 +81,9 @@ def test_an_outline_is_the_border_of_the_mask() -> None:
     assert np.abs(points.min(axis=0) - lower).max() <= scale
     assert np.abs(points.max(axis=0) - upper).max() <= scale
     assert outline(encode_mask(np.zeros((8, 8), dtype=bool))) == ""
+    single = np.zeros((1000, 1000), dtype=bool)
+    single[500, 250] = True
+    assert outline(encode_mask(single)) == "M128 256l1 0Z", "one pixel is still drawn"
 
 
 def test_texts_cannot_end_the_script(question_file: Path, tmp_path: Path) -> None:
