@@ -62,6 +62,7 @@ COMMANDS = (
     Command("tables", "results:tables", ("runs",)),
     Command("compare", "results:compare", ("run_a", "run_b")),
     Command("report", "results:report", ("run",)),
+    Command("leaderboard", "results:leaderboard", ("runs",)),
     Command("chart", "results:chart", ("runs",)),
     Command("merge-runs", "merge_runs:merge_runs", ("runs",)),
     Command("export-predictions", "results:export_predictions", ("run",)),

@@ -1,4 +1,4 @@
-"""`python -m partonomy tables | compare | report | export-predictions`: show and export finished runs."""
+"""`python -m partonomy tables | compare | report | leaderboard | chart | export-...`: show and export finished runs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,6 +7,7 @@ from partonomy.benchmarks.partonomy.metrics import MetricProtocol
 from partonomy.files import open_atomically, write_text_atomically
 from partonomy.reporting.charts import FILE_FORMATS, draw_validation
 from partonomy.reporting.compare import check_output, compare_runs, render_comparison, write_comparison
+from partonomy.reporting.leaderboard import write_leaderboard
 from partonomy.reporting.loaded_run import load_run
 from partonomy.reporting.paper_tables.paper_table import PaperTableStyle
 from partonomy.reporting.paper_tables.tag_table import TAG_TABLE, tag_table, tidy_tag_rows
@@ -175,6 +176,35 @@ def report(
         target,
         max_pictures,
     )
+    print(f"Written: {target}")
+
+
+def leaderboard(runs: list[str], *, output: str, reference: str | None = None) -> None:
+    """Write one HTML page over many runs of any benchmarks: intervals, paired differences, provenance; sortable.
+
+    Runs on the same items share a table. Imported runs and their protocol are marked.
+
+    Args:
+        runs: Output folders of finished runs.
+        output: HTML file to write.
+        reference: One of the runs; the others on the same items are compared with it. Default: the first of a table.
+
+    Raises:
+        ValueError: The name of the output does not end in .html, a run is named twice, or the reference is none of the
+            runs.
+        FileNotFoundError: A folder holds no finished run.
+    """
+    target = Path(output)
+    if target.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"{target}: a leaderboard is an HTML page; choose a name that ends in .html")
+    loaded = [load_run(Path(run)) for run in runs]
+    chosen = None
+    if reference is not None:
+        wanted = Path(reference).resolve()
+        chosen = next((run for run in loaded if run.path.resolve() == wanted), None)
+        if chosen is None:
+            raise ValueError(f"--reference {reference} is none of the runs: {', '.join(runs)}")
+    write_leaderboard(loaded, chosen, target)
     print(f"Written: {target}")
 
 

@@ -189,8 +189,8 @@ def test_bars_show_runs_and_guesses_and_keep_the_papers_rows_apart(question_file
     assert [bar.label for bar in choices.groups[0].bars[2:]] == ["random guess (exact)", "blind: choices alone"]
     assert choices.groups[0].bars[2].value == pytest.approx(1 / 5)
     assert len(masks.groups[0].bars) == 2
-    assert [bar.value for bar in masks.quoted[0].bars] == [0.145, 0.362]  # Table 2: PLUM-13B, and fine-tuned
-    assert [bar.value for bar in choices.quoted[0].bars] == [0.602, 0.421]  # Table 3
+    assert [bar.value for bar in masks.quoted[0].bars] == pytest.approx([0.145, 0.362])  # Table 2
+    assert [bar.value for bar in choices.quoted[0].bars] == pytest.approx([0.602, 0.421])  # Table 3
 
 
 def test_quoted_rows_have_tables_of_their_own(question_file: Path, tmp_path: Path) -> None:
