@@ -1,5 +1,6 @@
 """`python -m partonomy tables | compare | report | leaderboard | chart | export-...`: show and export finished runs."""
 
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from partonomy.reporting.paper_tables.tag_table import TAG_TABLE, tag_table, tid
 from partonomy.reporting.predictions import write_predictions
 from partonomy.reporting.report import write_report
 from partonomy.reporting.report_browser import MAX_PICTURES
+from partonomy.reporting.result_exports import annotations_path, write_coco_results, write_fiftyone
 from partonomy.reporting.tables import AUTO, TABLE_CHOICES, render_tables, tidy_csv, write_tidy
 from partonomy.row_commands import command_lines, read_row_commands
 from partonomy.structures import TABLE_TYPES, QuestionType
@@ -21,6 +23,8 @@ from partonomy.table_format import TableFormat, render_table
 
 BOTH = "both"
 NO_MODELS = "none"
+COCO, FIFTYONE = "coco", "fiftyone"
+EXPORT_FORMATS = (COCO, FIFTYONE)
 
 
 def tables(
@@ -258,6 +262,44 @@ def export_predictions(run: str, output: str, overwrite: bool = False) -> None:
     print(f"{target}: predictions for {summary.num_written} {items}")
     if summary.unreadable:
         print(f"  {len(summary.unreadable)} records have no prediction; their {items} could not be read (summary.json)")
+
+
+def export_results(run: str, *, format: str, output: str, overwrite: bool = False) -> None:
+    """Write a finished run's masks as COCO results or as a FiftyOne data set.
+
+    coco writes a results JSON (image_id, category_id, segmentation, bbox, score) and, beside it, the truth that it
+    refers to as NAME.annotations.json; pycocotools reads both. Every item is a COCO image of its own. All scores are 1.
+    fiftyone writes a folder of the type FiftyOneDataset; it needs the package fiftyone.
+
+    Args:
+        run: Output folder of a finished run; its data must still be at their original location.
+        format: coco or fiftyone.
+        output: JSON file (coco) or folder (fiftyone) to write.
+        overwrite: Replace existing files, or a folder.
+
+    Raises:
+        ValueError: The format is unknown, the output has another ending, or the run has no masks or changed data.
+        FileExistsError: The output exists.
+    """
+    target = Path(output)
+    is_coco = _known("format", format, EXPORT_FORMATS) == COCO
+    if is_coco and target.suffix != ".json":
+        raise ValueError(f"{target}: COCO results are JSON; choose a name that ends in .json")
+    if not is_coco and target.suffix == ".json":
+        raise ValueError(f"{target}: a FiftyOne data set is a folder; choose a name without .json")
+    for path in (target, annotations_path(target)) if is_coco else (target,):
+        if path.exists() and not overwrite:
+            raise FileExistsError(f"{path}: already exists; pass --overwrite or choose another --output")
+    if not is_coco and importlib.util.find_spec("fiftyone") is None:
+        raise ValueError("--format fiftyone needs the package fiftyone: pip install fiftyone")
+    loaded = load_run(Path(run))
+    counts = (write_coco_results if is_coco else write_fiftyone)(loaded, target)
+    items = loaded.task.WORDS.items
+    print(f"{target}: {counts.num_masks} masks of {counts.num_items} {items}")
+    if is_coco:
+        print(f"{annotations_path(target)}: their truth")
+    if counts.num_left_out:
+        print(f"  {counts.num_left_out} {items} are left out; they could not be read (summary.json)")
 
 
 def _paths(given: list[str] | str | None) -> list[Path]:
