@@ -15,7 +15,7 @@ from partonomy.reporting.paper_tables.tag_table import TAG_TABLE, tag_table, tid
 from partonomy.reporting.predictions import write_predictions
 from partonomy.reporting.report import write_report
 from partonomy.reporting.report_browser import MAX_PICTURES
-from partonomy.reporting.result_exports import annotations_path, write_coco_results, write_fiftyone
+from partonomy.reporting.result_exports import SAMPLES_FILE, annotations_path, write_coco_results, write_fiftyone
 from partonomy.reporting.tables import AUTO, TABLE_CHOICES, render_tables, tidy_csv, write_tidy
 from partonomy.row_commands import command_lines, read_row_commands
 from partonomy.structures import TABLE_TYPES, QuestionType
@@ -275,7 +275,7 @@ def export_results(run: str, *, format: str, output: str, overwrite: bool = Fals
         run: Output folder of a finished run; its data must still be at their original location.
         format: coco or fiftyone.
         output: JSON file (coco) or folder (fiftyone) to write.
-        overwrite: Replace existing files, or a folder.
+        overwrite: Replace existing files, or the folder of a FiftyOne data set.
 
     Raises:
         ValueError: The format is unknown, the output has another ending, or the run has no masks or changed data.
@@ -290,6 +290,8 @@ def export_results(run: str, *, format: str, output: str, overwrite: bool = Fals
     for path in (target, annotations_path(target)) if is_coco else (target,):
         if path.exists() and not overwrite:
             raise FileExistsError(f"{path}: already exists; pass --overwrite or choose another --output")
+    if not is_coco and target.exists() and not (target / SAMPLES_FILE).is_file():
+        raise FileExistsError(f"{target}: exists and is not a FiftyOne data set, so it is not replaced")
     if not is_coco and importlib.util.find_spec("fiftyone") is None:
         raise ValueError("--format fiftyone needs the package fiftyone: pip install fiftyone")
     loaded = load_run(Path(run))

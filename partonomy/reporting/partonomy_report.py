@@ -318,6 +318,11 @@ def partonomy_bars(
 def quoted_warning(run: QuestionRun) -> str:
     """Say on what the paper's rows were measured; the name of a question set does not prove that it is the paper's."""
     subset = TABLE_SUBSETS[segmentation_table(run.dataset_name)]
+    if subset == TABLE_SUBSETS[TEXT_TABLE] and "core" in run.dataset_name.lower():
+        return (
+            f"The paper measured on {subset}. This run is on {run.dataset_name}: comparable only if these are the "
+            "published questions."
+        )
     if subset == TABLE_SUBSETS[TEXT_TABLE]:
         return f"Other data: not comparable. The paper measured on {subset}, this run on {run.dataset_name}."
     return (

@@ -21,6 +21,9 @@ UNNAMED = "mask"
 NO_CONFIDENCE = 1.0
 """Score of every mask in COCO results: the benchmark asks for one mask per phrase, so there is nothing to rank."""
 
+SAMPLES_FILE = "samples.json"
+"""File in every folder that FiftyOne has exported."""
+
 
 @dataclass(frozen=True)
 class NamedMask:
@@ -110,7 +113,8 @@ def annotations_path(output: Path) -> Path:
 def write_fiftyone(run: AnyRun, output: Path) -> ExportCounts:
     """Write a FiftyOne data set: a sample for every item, with its true and predicted masks as detections.
 
-    A sample has the fields item_id, group_name, prompt, status, reason, subject, quality, verdict, `true` and `predicted`.
+    A sample has the fields item_id, group_name, prompt, status, reason, subject, quality, verdict, `true` and
+    `predicted`.
     The images stay where they are. `fiftyone.Dataset.from_dir(output, fiftyone.types.FiftyOneDataset)` reads the
     folder.
 

@@ -2,6 +2,7 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from partonomy.reporting.breakdown import by_object, by_part
 from partonomy.reporting.loaded_run import load_run
 from partonomy.reporting.loss_curves import Curve, TrainingCurves, draw_curves, find_metrics, read_curves
 from partonomy.reporting.overview import MAX_REASONS
-from partonomy.reporting.partonomy_report import FAMILIES, family_tables, partonomy_bars
+from partonomy.reporting.partonomy_report import FAMILIES, family_tables, partonomy_bars, quoted_warning
 from partonomy.reporting.report import NUM_CASES
 from partonomy.reporting.report_cases import choose_cases, draw_case, load_case_items, mark_spans
 from partonomy.structures import TABLE_TYPES, CharSpan, QuestionType
@@ -191,6 +192,18 @@ def test_bars_show_runs_and_guesses_and_keep_the_papers_rows_apart(question_file
     assert len(masks.groups[0].bars) == 2
     assert [bar.value for bar in masks.quoted[0].bars] == pytest.approx([0.145, 0.362])  # Table 2
     assert [bar.value for bar in choices.quoted[0].bars] == pytest.approx([0.602, 0.421])  # Table 3
+
+
+@pytest.mark.parametrize(
+    ("name", "beginning"),
+    [
+        ("cars", "Other data: not comparable. The paper measured on Partonomy-Core, this run on cars."),
+        ("partonomy_core", "The paper measured on Partonomy-Core. This run is on partonomy_core: comparable only if"),
+        ("my_paco", "The paper measured segmentation on Partonomy-PACO_LVIS and text on Partonomy-Core."),
+    ],
+)
+def test_the_warning_about_quoted_rows_names_the_data(name: str, beginning: str) -> None:
+    assert quoted_warning(SimpleNamespace(dataset_name=name)).startswith(beginning)  # type: ignore[arg-type]
 
 
 def test_quoted_rows_have_tables_of_their_own(question_file: Path, tmp_path: Path) -> None:

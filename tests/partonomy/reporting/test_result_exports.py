@@ -128,6 +128,12 @@ def test_fiftyone_samples(question_file: Path, tmp_path: Path, monkeypatch: pyte
                 assert one.mask.shape == (round(height), round(width))
                 assert min(x, y) >= 0
                 assert one.mask.all(), "the drawn parts are rectangles"
-    (export,) = made.exports
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    flags = ["--format", "fiftyone", "--output", str(mine), "--overwrite"]
+    assert main(["export-results", str(run), *flags]) == 1, "a folder that is not FiftyOne's is never replaced"
+    (mine / "samples.json").touch()
+    assert main(["export-results", str(run), *flags]) == 0
+    export, _ = made.exports
     assert (export["export_dir"], export["export_media"]) == (str(tmp_path / "set"), False)
     assert made.is_deleted
