@@ -62,9 +62,11 @@ COMMANDS = (
     Command("tables", "results:tables", ("runs",)),
     Command("compare", "results:compare", ("run_a", "run_b")),
     Command("report", "results:report", ("run",)),
+    Command("leaderboard", "results:leaderboard", ("runs",)),
     Command("chart", "results:chart", ("runs",)),
     Command("merge-runs", "merge_runs:merge_runs", ("runs",)),
     Command("export-predictions", "results:export_predictions", ("run",)),
+    Command("export-results", "results:export_results", ("run",)),
     Command("import-predictions", "import_predictions:import_predictions", ("files",)),
     Command("export-lmms-eval", "lmms_eval:export_lmms_eval", ("folder",)),
 )

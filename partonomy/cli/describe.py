@@ -16,6 +16,8 @@ PAIRS_PAGE = "describe.md"
 def describe(folder: str, output: str, shard: str | None = None, merge: bool = False) -> None:
     """Plot the label frequencies and mask sizes of a data set as PNG files and a self-contained describe.html.
 
+    The page also shows a dozen annotated photographs, among them those with the smallest and with the most masks.
+
     Of a folder of pairs (build-mixedparts), the sizes and the most frequent labels are written as describe.md.
 
     To split the counting over machines, run --shard 1/N to --shard N/N and then --merge once. The charts are those of a
@@ -29,6 +31,7 @@ def describe(folder: str, output: str, shard: str | None = None, merge: bool = F
     """
     # matplotlib takes a second to import
     from partonomy.datasets.curation.describe import describe_dataset, write_description  # noqa: PLC0415
+    from partonomy.datasets.curation.describe_pictures import draw_photographs  # noqa: PLC0415
     from partonomy.datasets.curation.sharded_describe import join_measured, measure_shard  # noqa: PLC0415
 
     source, target = Path(folder), Path(output)
@@ -43,9 +46,16 @@ def describe(folder: str, output: str, shard: str | None = None, merge: bool = F
         is_new = measure_shard(source, target, parse_shard(shard))
         print(f"{target}: shard {shard} {'finished' if is_new else 'was finished before, nothing to do'}")
         return
-    description = join_measured(source, target) if merge else describe_dataset(load_dataset(source))
-    for path in write_description(description, target):
+    joined = join_measured(source, target) if merge else None
+    dataset = load_dataset(source)
+    description = describe_dataset(dataset) if joined is None else joined
+    photographs = draw_photographs(dataset)
+    for path in write_description(description, target, photographs):
         print(f"Written: {path}")
+    unread = [one for one in photographs if one.problem]
+    if unread:
+        example = f"such as {unread[0].file_name}: {unread[0].problem}"
+        print(f"{len(unread)} of {len(photographs)} photographs cannot be read, {example}")
     if merge:
         remove_shards(target / SHARDS_FOLDER)
 

@@ -1,5 +1,6 @@
-"""`python -m partonomy tables | compare | report | export-predictions`: show and export finished runs."""
+"""`python -m partonomy tables | compare | report | leaderboard | chart | export-...`: show and export finished runs."""
 
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,11 +8,14 @@ from partonomy.benchmarks.partonomy.metrics import MetricProtocol
 from partonomy.files import open_atomically, write_text_atomically
 from partonomy.reporting.charts import FILE_FORMATS, draw_validation
 from partonomy.reporting.compare import check_output, compare_runs, render_comparison, write_comparison
+from partonomy.reporting.leaderboard import write_leaderboard
 from partonomy.reporting.loaded_run import load_run
 from partonomy.reporting.paper_tables.paper_table import PaperTableStyle
 from partonomy.reporting.paper_tables.tag_table import TAG_TABLE, tag_table, tidy_tag_rows
 from partonomy.reporting.predictions import write_predictions
 from partonomy.reporting.report import write_report
+from partonomy.reporting.report_browser import MAX_PICTURES
+from partonomy.reporting.result_exports import SAMPLES_FILE, annotations_path, write_coco_results, write_fiftyone
 from partonomy.reporting.tables import AUTO, TABLE_CHOICES, render_tables, tidy_csv, write_tidy
 from partonomy.row_commands import command_lines, read_row_commands
 from partonomy.structures import TABLE_TYPES, QuestionType
@@ -19,6 +23,8 @@ from partonomy.table_format import TableFormat, render_table
 
 BOTH = "both"
 NO_MODELS = "none"
+COCO, FIFTYONE = "coco", "fiftyone"
+EXPORT_FORMATS = (COCO, FIFTYONE)
 
 
 def tables(
@@ -146,8 +152,11 @@ def report(
     output: str | None = None,
     baselines: list[str] | str | None = None,
     training_metrics: list[str] | str | None = None,
+    max_pictures: int = MAX_PICTURES,
 ) -> None:
     """Write a self-contained HTML page about a finished run.
+
+    All items can be browsed. A run of more than 3,000 items writes them into the folder OUTPUT_cases beside the page.
 
     Args:
         run: Output folder of a finished run of any benchmark.
@@ -155,14 +164,51 @@ def report(
         baselines: Output folders of other runs on the same items, to compare with; a path, or a list in brackets.
         training_metrics: metrics.jsonl files of the model's training, for the loss curves; a path, or a list in
             brackets. By default, those that the run recorded, or else those next to its checkpoint.
+        max_pictures: Number of images that are drawn in the list of all items; 0 draws none.
+
+    Raises:
+        ValueError: max_pictures is negative, or a baseline was asked other items.
+        FileExistsError: Something else has the name of the folder.
     """
+    if max_pictures < 0:
+        raise ValueError(f"--max_pictures must be at least 0, got {max_pictures}")
     target = Path(run) / "report.html" if output is None else Path(output)
     write_report(
         load_run(Path(run)),
         [load_run(path) for path in _paths(baselines)],
         _paths(training_metrics),
         target,
+        max_pictures,
     )
+    print(f"Written: {target}")
+
+
+def leaderboard(runs: list[str], *, output: str, reference: str | None = None) -> None:
+    """Write one HTML page over many runs of any benchmarks: intervals, paired differences, provenance; sortable.
+
+    Runs on the same items share a table. Imported runs and their protocol are marked.
+
+    Args:
+        runs: Output folders of finished runs.
+        output: HTML file to write.
+        reference: One of the runs; the others on the same items are compared with it. Default: the first of a table.
+
+    Raises:
+        ValueError: The name of the output does not end in .html, a run is named twice, or the reference is none of the
+            runs.
+        FileNotFoundError: A folder holds no finished run.
+    """
+    target = Path(output)
+    if target.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"{target}: a leaderboard is an HTML page; choose a name that ends in .html")
+    loaded = [load_run(Path(run)) for run in runs]
+    chosen = None
+    if reference is not None:
+        wanted = Path(reference).resolve()
+        chosen = next((run for run in loaded if run.path.resolve() == wanted), None)
+        if chosen is None:
+            raise ValueError(f"--reference {reference} is none of the runs: {', '.join(runs)}")
+    write_leaderboard(loaded, chosen, target)
     print(f"Written: {target}")
 
 
@@ -216,6 +262,46 @@ def export_predictions(run: str, output: str, overwrite: bool = False) -> None:
     print(f"{target}: predictions for {summary.num_written} {items}")
     if summary.unreadable:
         print(f"  {len(summary.unreadable)} records have no prediction; their {items} could not be read (summary.json)")
+
+
+def export_results(run: str, *, format: str, output: str, overwrite: bool = False) -> None:
+    """Write a finished run's masks as COCO results or as a FiftyOne data set.
+
+    coco writes a results JSON (image_id, category_id, segmentation, bbox, score) and, beside it, the truth that it
+    refers to as NAME.annotations.json; pycocotools reads both. Every item is a COCO image of its own. All scores are 1.
+    fiftyone writes a folder of the type FiftyOneDataset; it needs the package fiftyone.
+
+    Args:
+        run: Output folder of a finished run; its data must still be at their original location.
+        format: coco or fiftyone.
+        output: JSON file (coco) or folder (fiftyone) to write.
+        overwrite: Replace existing files, or the folder of a FiftyOne data set.
+
+    Raises:
+        ValueError: The format is unknown, the output has another ending, or the run has no masks or changed data.
+        FileExistsError: The output exists.
+    """
+    target = Path(output)
+    is_coco = _known("format", format, EXPORT_FORMATS) == COCO
+    if is_coco and target.suffix != ".json":
+        raise ValueError(f"{target}: COCO results are JSON; choose a name that ends in .json")
+    if not is_coco and target.suffix == ".json":
+        raise ValueError(f"{target}: a FiftyOne data set is a folder; choose a name without .json")
+    for path in (target, annotations_path(target)) if is_coco else (target,):
+        if path.exists() and not overwrite:
+            raise FileExistsError(f"{path}: already exists; pass --overwrite or choose another --output")
+    if not is_coco and target.exists() and not (target / SAMPLES_FILE).is_file():
+        raise FileExistsError(f"{target}: exists and is not a FiftyOne data set, so it is not replaced")
+    if not is_coco and importlib.util.find_spec("fiftyone") is None:
+        raise ValueError("--format fiftyone needs the package fiftyone: pip install fiftyone")
+    loaded = load_run(Path(run))
+    counts = (write_coco_results if is_coco else write_fiftyone)(loaded, target)
+    items = loaded.task.WORDS.items
+    print(f"{target}: {counts.num_masks} masks of {counts.num_items} {items}")
+    if is_coco:
+        print(f"{annotations_path(target)}: their truth")
+    if counts.num_left_out:
+        print(f"  {counts.num_left_out} {items} are left out; they could not be read (summary.json)")
 
 
 def _paths(given: list[str] | str | None) -> list[Path]:

@@ -1,5 +1,6 @@
 """Report sections of Partonomy: metrics by family, blind guesses, accuracy by length, parts and objects."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,12 +22,24 @@ from partonomy.metrics.bootstrap import Estimate, paired_differences
 from partonomy.metrics.multiple_choice import Selector
 from partonomy.reporting.blind_tables import BlindReport, report_on_run, run_table
 from partonomy.reporting.breakdown import BreakdownRow, by_object, by_part
-from partonomy.reporting.paper_tables.partonomy_tables import QuestionRun, random_objects, random_parts
+from partonomy.reporting.paper_tables.partonomy_tables import (
+    TABLE_SUBSETS,
+    TEXT_TABLE,
+    PartonomyTable,
+    QuestionRun,
+    random_objects,
+    random_parts,
+    segmentation_metrics,
+    segmentation_table,
+)
+from partonomy.reporting.report_bars import GUESS, Bar, BarPanel, metric_panel, quoted_groups
 from partonomy.reporting.report_parts import Tile, interval, percent
 from partonomy.structures import TABLE_TYPES, QuestionType, Subject
 from partonomy.table_format import Table
 
 TEMPLATE = "partonomy_report.html.j2"
+PAPER_MODEL = ("PLUM-13B", "PLUM-13B (ft)", "PLUM", "PLUM (ft)")
+"""Rows of the paper next to the bars, as tables 2, 9 to 11 and 3 print the names."""
 
 
 @dataclass(frozen=True)
@@ -251,6 +264,7 @@ class PartonomySections:
     """The template's content in addition to the sections of every benchmark."""
 
     tiles: tuple[Tile, ...]
+    bars: tuple[BarPanel, ...]
     families: tuple[FamilyTable, ...]
     lengths: Table
     blind: Table | None
@@ -264,12 +278,69 @@ def make_sections(run: QuestionRun, baselines: Sequence[QuestionRun]) -> Partono
     has_masks = Capability.MASKS not in unsupported_capabilities(run.records)
     return PartonomySections(
         tiles=partonomy_tiles(run, blind),
+        bars=partonomy_bars(run, baselines, blind),
         families=family_tables(run, baselines),
         lengths=length_table(run.records),
         blind=None if blind is None else run_table(run, blind),
         parts=by_part(run.records, has_masks),
         objects=by_object(run.records, has_masks),
     )
+
+
+def partonomy_bars(
+    run: QuestionRun, baselines: Sequence[QuestionRun], blind: BlindReport | None
+) -> tuple[BarPanel, ...]:
+    """Return the bars of masks and of the choice of parts by question type, with the paper's own model apart.
+
+    Args:
+        run: The run.
+        baselines: Other runs on the same questions.
+        blind: Guesses from the choices alone; None if the run asked for no choices.
+    """
+    segmentation = segmentation_metrics(run)[0]
+    panels = (
+        ("Masks: micro-gIoU", segmentation, segmentation_table(run.dataset_name)),
+        ("Choice of parts: accuracy", "parts_accuracy", TEXT_TABLE),
+    )
+    kinds = [kind.value for kind in TABLE_TYPES]
+    made = []
+    for title, metric, number in panels:
+        guesses = {
+            name: _guesses(run, name, blind) if metric == "parts_accuracy" else () for name in run.summary.groups
+        }
+        panel = metric_panel(run, baselines, title, metric, guesses, kinds)
+        if panel is not None:
+            groups = quoted_groups(PartonomyTable(number), metric, PAPER_MODEL, kinds)
+            made.append(dataclasses.replace(panel, quoted=tuple(groups), quoted_note=quoted_warning(run)))
+    return tuple(made)
+
+
+def quoted_warning(run: QuestionRun) -> str:
+    """Say on what the paper's rows were measured; the name of a question set does not prove that it is the paper's."""
+    subset = TABLE_SUBSETS[segmentation_table(run.dataset_name)]
+    if subset == TABLE_SUBSETS[TEXT_TABLE] and "core" in run.dataset_name.lower():
+        return (
+            f"The paper measured on {subset}. This run is on {run.dataset_name}: comparable only if these are the "
+            "published questions."
+        )
+    if subset == TABLE_SUBSETS[TEXT_TABLE]:
+        return f"Other data: not comparable. The paper measured on {subset}, this run on {run.dataset_name}."
+    return (
+        f"The paper measured segmentation on {subset} and text on {TABLE_SUBSETS[TEXT_TABLE]}. This run is on "
+        f"{run.dataset_name}: segmentation is comparable only if these are the published questions; text is not."
+    )
+
+
+def _guesses(run: QuestionRun, name: str, blind: BlindReport | None) -> tuple[Bar, ...]:
+    """Return a uniform guess and the guess from the choices alone on one question type."""
+    bars = []
+    values = _random_values(run.of_group(name))
+    if "parts_accuracy" in values:
+        bars.append(Bar("random guess (exact)", GUESS, values["parts_accuracy"]))
+    guess = None if blind is None else blind.central_choice(name, "parts_accuracy")
+    if guess is not None and guess.value is not None:
+        bars.append(Bar("blind: choices alone", GUESS, guess.value, guess.low, guess.high))
+    return tuple(bars)
 
 
 def partonomy_tiles(run: QuestionRun, blind: BlindReport | None) -> tuple[Tile, ...]:

@@ -23,10 +23,14 @@ from partonomy.reporting.loss_curves import draw_curves, find_metrics, read_curv
 from partonomy.reporting.overview import MAX_REASONS, find_estimate
 from partonomy.reporting.paper_tables.catalogue import tables_of
 from partonomy.reporting.paper_tables.paper_table import PaperTableStyle
+from partonomy.reporting.paper_tables.partonomy_tables import BENCHMARK
+from partonomy.reporting.report_bars import BarPanel, PaperRows, metric_panel, split_rows
+from partonomy.reporting.report_browser import MAX_PICTURES, Browser, make_browser
 from partonomy.reporting.report_cases import (
     BEST,
     RANDOM,
     WORST,
+    CaseItems,
     DrawnCase,
     choose_cases,
     css_colour,
@@ -100,32 +104,46 @@ class ReportPage:
     protocol: str
     tiles: tuple[Tile, ...]
     results: tuple[Table, ...]
-    paper_tables: tuple[Table, ...]
+    paper_tables: tuple[PaperRows, ...]
+    bars: tuple[BarPanel, ...]
+    has_baselines: bool
     charts: tuple[TrainingChart, ...]
     case_groups: tuple[CaseGroup, ...]
     case_problem: str
+    browser: Browser
     failures: tuple[Failure, ...]
     overlap: str
     provenance: str
 
 
-def write_report(run: AnyRun, baselines: Sequence[AnyRun], training_metrics: Sequence[Path], output: Path) -> None:
-    """Write the page.
+def write_report(
+    run: AnyRun,
+    baselines: Sequence[AnyRun],
+    training_metrics: Sequence[Path],
+    output: Path,
+    max_pictures: int = MAX_PICTURES,
+) -> None:
+    """Write the page and, for a large run, the folder of its cases beside it.
 
     Args:
         run: The run to report on.
         baselines: Other runs on the same items, shown for comparison with the paired difference.
         training_metrics: metrics.jsonl files; if empty, those that the run recorded, otherwise those of its checkpoint.
         output: HTML file.
+        max_pictures: Number of images that the browser of all items draws.
 
     Raises:
+        FileExistsError: The place of the folder is taken by something else.
         ValueError: A baseline was run on other items, or a metrics file is damaged.
     """
     for baseline in baselines:
         check_same_items(run, baseline)
     own = OWN_SECTIONS.get(run.task.RECORD)
     sections = None if own is None else own.make(run, baselines)
-    page = _make_page(run, baselines, training_metrics, has_own=own is not None)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    items = load_case_items(run)
+    browser = make_browser(run, items, output, max_pictures)
+    page = _make_page(run, baselines, training_metrics, items, browser, has_own=own is not None)
     environment = Environment(
         loader=PackageLoader("partonomy.reporting", "."),
         autoescape=select_autoescape(default=True),
@@ -137,7 +155,6 @@ def write_report(run: AnyRun, baselines: Sequence[AnyRun], training_metrics: Seq
     environment.filters["interval"] = interval
     environment.filters["css"] = css_colour
     template = environment.get_template(TEMPLATE if own is None else own.template)
-    output.parent.mkdir(parents=True, exist_ok=True)
     write_text_atomically(output, template.render(page=page, own=sections))
 
 
@@ -189,8 +206,15 @@ def _advantages(run: AnyRun, baseline: AnyRun) -> dict[tuple[str, str], Estimate
     return {(entry.group, entry.metric): entry.difference for entry in compare_groups(before, after, (), seed)}
 
 
-def _make_page(run: AnyRun, baselines: Sequence[AnyRun], training_metrics: Sequence[Path], has_own: bool) -> ReportPage:
-    items, words = load_case_items(run), run.task.WORDS
+def _make_page(  # noqa: PLR0917
+    run: AnyRun,
+    baselines: Sequence[AnyRun],
+    training_metrics: Sequence[Path],
+    items: CaseItems,
+    browser: Browser,
+    has_own: bool,
+) -> ReportPage:
+    words = run.task.WORDS
     generator = np.random.default_rng(run.config.seed)
     groups = tuple(
         CaseGroup(
@@ -207,8 +231,13 @@ def _make_page(run: AnyRun, baselines: Sequence[AnyRun], training_metrics: Seque
         tiles=() if has_own else _tiles(run),
         results=() if has_own else (*metric_tables(run, baselines), *further_tables(run)),
         paper_tables=tuple(
-            table.render([run, *baselines] if table.is_automatic else [run], PAPER_STYLE) for table in tables_of(run)
+            split_rows(
+                table.render([run, *baselines] if table.is_automatic else [run], PAPER_STYLE), _paper_warning(run)
+            )
+            for table in tables_of(run)
         ),
+        bars=() if has_own else tuple(_headline_bars(run, baselines)),
+        has_baselines=bool(baselines),
         charts=tuple(
             TrainingChart(curves.title, Markup(draw_curves(curves)))  # noqa: S704  (matplotlib's own SVG)
             for curves in (read_curves(path) for path in _metrics_files(run, training_metrics))
@@ -216,9 +245,25 @@ def _make_page(run: AnyRun, baselines: Sequence[AnyRun], training_metrics: Seque
         ),
         case_groups=tuple(group for group in groups if group.cases),
         case_problem=items.problem,
+        browser=browser,
         failures=_failures(run),
         overlap=". ".join((overlap_line(run.summary.provenance), *imported_lines(run.summary.provenance))),
         provenance=json.dumps(dict(run.summary.provenance), indent=2, ensure_ascii=False),
+    )
+
+
+def _headline_bars(run: AnyRun, baselines: Sequence[AnyRun]) -> list[BarPanel]:
+    panel = metric_panel(run, baselines, run.summary.headline, run.summary.headline)
+    return [] if panel is None else [panel]
+
+
+def _paper_warning(run: AnyRun) -> str:
+    """Say whether the run compares with quoted rows."""
+    if run.summary.benchmark == BENCHMARK:
+        return partonomy_report.quoted_warning(run)
+    return (
+        "Measured by the papers' authors. They compare only with runs on the complete published split under the same "
+        "protocol."
     )
 
 

@@ -16,6 +16,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
+from partonomy.datasets.curation.describe_pictures import Photograph
 from partonomy.datasets.curation.statistics import DatasetStatistics
 from partonomy.files import open_atomically, write_text_atomically
 from partonomy.masks import rle_area
@@ -287,7 +288,7 @@ def draw_object_part_map(description: Description) -> Figure:
     figure = Figure(figsize=(3.2 + 0.27 * len(parts), 2.6 + 0.24 * len(objects)), layout="constrained")
     axis = figure.subplots()
     highest = max(2, int(counts.max()))
-    image = axis.imshow(np.ma.masked_equal(counts, 0), cmap="viridis_r", norm=LogNorm(1, highest), aspect="auto")
+    image = axis.imshow(np.ma.masked_equal(counts, 0), cmap="Blues", norm=LogNorm(1, highest), aspect="auto")
     figure.colorbar(image, ax=axis, label="masks", format="%d", shrink=0.8)
     axis.set_xticks(range(len(parts)), [_shorten(part) for part in parts], rotation=90, fontsize=8)
     axis.set_yticks(range(len(objects)), [_shorten(label) for label in objects], fontsize=8)
@@ -360,17 +361,21 @@ class DescriptionPage:
     """The template's content. `quantiles` of mask sizes are fractions of the image."""
 
     description: Description
+    photographs: tuple[Photograph, ...]
     charts: tuple[Chart, ...]
     tables: tuple[LabelTable, ...]
     quantiles: tuple[tuple[float, float], ...]
     rare_below: int
 
 
-def write_description(description: Description, output: Path) -> tuple[Path, ...]:
+def write_description(
+    description: Description, output: Path, photographs: Sequence[Photograph] = ()
+) -> tuple[Path, ...]:
     """Write the charts and the page.
 
     Args:
         description: the description of the data set.
+        photographs: annotated photographs to show on the page.
         output: folder to write, created if missing; files of the same names are replaced.
 
     Returns:
@@ -384,6 +389,7 @@ def write_description(description: Description, output: Path) -> tuple[Path, ...
         charts.append(Chart(title, file_name, base64.b64encode((output / file_name).read_bytes()).decode("ascii")))
     page = DescriptionPage(
         description=description,
+        photographs=tuple(photographs),
         charts=tuple(charts),
         tables=(
             _label_table("Objects", "images", description.images_per_object),

@@ -2,20 +2,22 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from partonomy.__main__ import main as partonomy
 from partonomy.cli.results import report
+from partonomy.reporting.blind_tables import report_on_run
 from partonomy.reporting.breakdown import by_object, by_part
 from partonomy.reporting.loaded_run import load_run
 from partonomy.reporting.loss_curves import Curve, TrainingCurves, draw_curves, find_metrics, read_curves
 from partonomy.reporting.overview import MAX_REASONS
-from partonomy.reporting.partonomy_report import FAMILIES, family_tables
+from partonomy.reporting.partonomy_report import FAMILIES, family_tables, partonomy_bars, quoted_warning
 from partonomy.reporting.report import NUM_CASES
 from partonomy.reporting.report_cases import choose_cases, draw_case, load_case_items, mark_spans
-from partonomy.structures import CharSpan, QuestionType
+from partonomy.structures import TABLE_TYPES, CharSpan, QuestionType
 from tests.partonomy.conftest import write_questions
 from validate_partonomy import main
 
@@ -169,6 +171,54 @@ def test_protocols_stand_beside_each_other(question_file: Path, tmp_path: Path) 
     assert values == [0.75, 1.0]
     assert authors.cells[choices.family.metrics.index("parts_f1")].estimate is None
     assert masks.blocks[0].rows[1].kind == "authors"
+
+
+def test_bars_show_runs_and_guesses_and_keep_the_papers_rows_apart(question_file: Path, tmp_path: Path) -> None:
+    run = load_run(run_model("random", question_file, tmp_path / "run"))
+    oracle = load_run(run_model("oracle", question_file, tmp_path / "oracle"))
+    masks, choices = partonomy_bars(run, [oracle], report_on_run(run))
+    kinds = [kind.value for kind in TABLE_TYPES]
+    for panel, metric in ((masks, "giou_micro_paired"), (choices, "parts_accuracy")):
+        assert [group.label for group in panel.groups] == [group.label for group in panel.quoted] == kinds
+        for group in panel.groups:
+            own, other = group.bars[:2]
+            estimate = run.summary.groups[group.label].metrics[metric]
+            assert (own.kind, own.value, own.low) == ("own", estimate.value, estimate.low)
+            assert (other.label, other.value) == (oracle.name, 1.0)
+        assert all(bar.kind == "quoted" for group in panel.quoted for bar in group.bars)
+        assert panel.quoted_note.startswith("Other data: not comparable.")
+    assert [bar.label for bar in choices.groups[0].bars[2:]] == ["random guess (exact)", "blind: choices alone"]
+    assert choices.groups[0].bars[2].value == pytest.approx(1 / 5)
+    assert len(masks.groups[0].bars) == 2
+    assert [bar.value for bar in masks.quoted[0].bars] == pytest.approx([0.145, 0.362])  # Table 2
+    assert [bar.value for bar in choices.quoted[0].bars] == pytest.approx([0.602, 0.421])  # Table 3
+
+
+@pytest.mark.parametrize(
+    ("name", "beginning"),
+    [
+        ("cars", "Other data: not comparable. The paper measured on Partonomy-Core, this run on cars."),
+        ("partonomy_core", "The paper measured on Partonomy-Core. This run is on partonomy_core: comparable only if"),
+        ("my_paco", "The paper measured segmentation on Partonomy-PACO_LVIS and text on Partonomy-Core."),
+    ],
+)
+def test_the_warning_about_quoted_rows_names_the_data(name: str, beginning: str) -> None:
+    assert quoted_warning(SimpleNamespace(dataset_name=name)).startswith(beginning)  # type: ignore[arg-type]
+
+
+def test_quoted_rows_have_tables_of_their_own(question_file: Path, tmp_path: Path) -> None:
+    run = run_model("oracle", question_file, tmp_path / "run")
+    report(str(run))
+    page = (run / "report.html").read_text()
+    section = page[page.index('<section id="paper">') : page.index('<section id="provenance">')]
+    tables = re.findall(r"<table.*?</table>", section, re.DOTALL)
+    assert len(tables) == 4, "tables 2 and 3, in two parts each"
+    for measured, quoted in zip(tables[::2], tables[1::2], strict=True):
+        assert "oracle" in measured
+        assert "GLaMM" not in measured
+        assert "GLaMM" in quoted
+        assert "oracle" not in quoted
+    assert section.count("Other data: not comparable") == 2
 
 
 def test_result_tables_fit_the_page() -> None:
