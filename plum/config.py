@@ -37,9 +37,13 @@ class VisionConfig:
     patch_size: int
     """Side of a patch in pixels. An image has (image_size / patch_size)^2 tokens."""
     hidden_size: int
+    """Width of the tower."""
     intermediate_size: int
+    """Width of its feed-forward layers."""
     num_layers: int
+    """Number of transformer layers."""
     num_heads: int
+    """Number of attention heads of a layer."""
     select_layer: int = -2
     """Index of the hidden state passed to the projector (LLaVA: the second to last)."""
     fit: Fit | None = None
@@ -68,14 +72,23 @@ class LanguageConfig:
     """LLaMA decoder of LLaVA."""
 
     vocab_size: int
+    """Number of rows of the embedding and output matrices."""
     hidden_size: int
+    """Width D of the decoder."""
     intermediate_size: int
+    """Width of its feed-forward layers."""
     num_layers: int
+    """Number of decoder layers."""
     num_heads: int
+    """Number of attention heads of a layer."""
     num_key_value_heads: int
+    """Number of key and value heads of a layer; fewer than `num_heads` for grouped-query attention."""
     max_positions: int = 4096
+    """Longest sequence in tokens, image tokens included."""
     rms_norm_eps: float = 1e-5
+    """Constant in the denominator of RMSNorm."""
     rope_theta: float = 10000.0
+    """Base of the rotary position embedding's wavelengths."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +98,9 @@ class SpecialTokensConfig:
     image: int
     """Image placeholder, repeated once per image patch in input_ids."""
     pad: int
+    """Padding token of batches."""
     eos: int
+    """Token that ends an answer."""
     suppressed: tuple[int, ...] = ()
     """Ids that are never text (image and padding placeholders); their logits are masked."""
 
@@ -112,19 +127,29 @@ class SamConfig:
     """Segment Anything: image encoder, prompt encoder, mask decoder."""
 
     image_size: int = 1024
+    """Side of the square input in pixels; the longer side of an image is resized to it."""
     patch_size: int = 16
+    """Side of a patch of the image encoder in pixels."""
     encoder_dim: int = 1280
+    """Width of the image encoder (1280: ViT-H)."""
     encoder_depth: int = 32
+    """Number of layers of the image encoder."""
     encoder_heads: int = 16
+    """Number of attention heads of an encoder layer."""
     encoder_global_blocks: tuple[int, ...] = (7, 15, 23, 31)
+    """Encoder layers, from 0, that attend to the whole image; the others attend within windows."""
     encoder_window_size: int = 14
+    """Side of an attention window in patches."""
     prompt_dim: int = 256
     """Prompt width C."""
     mask_in_channels: int = 16
     """Channels of the prompt encoder's mask-downscaling convolutions."""
     decoder_depth: int = 2
+    """Number of two-way attention blocks of the mask decoder."""
     decoder_heads: int = 8
+    """Number of attention heads of a decoder block."""
     decoder_mlp_dim: int = 2048
+    """Width of the feed-forward layers of a decoder block."""
     position_init: Literal["zeros", "sincos"] = "zeros"
     """Initial absolute position embedding of the image encoder. SAM uses zeros; the tiny recipe, which trains the
     encoder from scratch, uses `sincos`."""
@@ -142,8 +167,11 @@ class TaggerConfig:
     """Context of the encoder block. For the ablation in Table 12, `causal` keeps the block's capacity and `none`
     removes the block."""
     num_heads: int = 8
+    """Number of attention heads of the encoder block."""
     feedforward_dim: int = 2048
+    """Width of the feed-forward layer of the encoder block."""
     dropout: float = 0.1
+    """Dropout probability in the encoder block."""
     order: Literal["mlp_first", "block_first"] = "mlp_first"
     """`mlp_first` (paper, section 4): MLP (D -> D -> D), block, linear layer (D -> 3). `block_first` (authors' code):
     block, MLP (D -> D -> 3)."""
@@ -178,6 +206,7 @@ class FeedbackConfig:
     """Mask feedback loop (paper, section 4)."""
 
     is_enabled: bool = True
+    """Whether earlier masks of an answer influence the later ones."""
     detach_feedback: bool = False
     """Stop gradients through earlier masks."""
     use_order_embedding: bool = False
@@ -185,6 +214,7 @@ class FeedbackConfig:
     max_order: int = 32
     """Number of order embeddings; masks beyond it share the last one."""
     num_heads: int = 8
+    """Number of attention heads of the pooler."""
     position_in: Literal["keys", "keys_and_values"] = "keys"
     """Where the pooler adds SAM's positional encoding to the earlier masks' maps. The paper does not mention a
     positional encoding. `keys_and_values`: authors' code. `keys`: this project's choice, because SAM's decoder adds the
@@ -196,8 +226,11 @@ class QFormerConfig:
     """Q-Former of BLIP-2, which condenses an image to a few tokens (CALICO, section 3.2; the values are BLIP-2's)."""
 
     num_layers: int = 12
+    """Number of layers."""
     num_heads: int = 12
+    """Number of attention heads of a layer."""
     intermediate_size: int = 3072
+    """Width of the feed-forward layers."""
     cross_attention_frequency: int = 2
     """Every how many layers, from the first, attend to the image."""
 
@@ -215,9 +248,13 @@ class DinoConfig:
     """Side in pixels of DINOv2's own training images, to which its position embeddings belong; they are interpolated to
     the size of the images it reads."""
     patch_size: int = 14
+    """Side of a patch in pixels."""
     hidden_size: int = 1536
+    """Width of the tower."""
     num_layers: int = 40
+    """Number of transformer layers."""
     num_heads: int = 24
+    """Number of attention heads of a layer."""
     use_swiglu: bool = True
     """Gated feed-forward layers; of the published sizes, only the giant one has them."""
     num_register_tokens: Literal[0, 4] = 0
@@ -239,6 +276,7 @@ class CorrespondenceConfig:
     and DINOv2 goes; `none`: there is no attention, and the adaptation modules read EVA-CLIP's tokens (VPG-C; the
     paper's ablation without extraction)."""
     num_heads: int = 16
+    """Number of attention heads."""
     residual: bool = True
     """Add the attention to its queries, so that the frozen Q-Former reads what it was trained on. The paper's equation
     has no such term; False follows it to the letter."""
@@ -276,6 +314,7 @@ class CalicoConfig:
     dino: DinoConfig | None = field(default_factory=DinoConfig)
     """Required by `correspondence.source` dino; None otherwise."""
     correspondence: CorrespondenceConfig = field(default_factory=CorrespondenceConfig)
+    """How CLIP's features attend to semantic ones."""
     adaptation: AdaptationConfig | None = field(default_factory=AdaptationConfig)
     """None: images are read once, before the first layer."""
 
@@ -285,9 +324,13 @@ class LoraConfig:
     """Low-rank adapters on the language model (paper, Table 6)."""
 
     rank: int = 8
+    """Rank of the adapters' matrices."""
     alpha: int = 16
+    """Scale of the adapters; their output is multiplied by alpha / rank."""
     dropout: float = 0.05
+    """Dropout probability of the adapters' input."""
     target_modules: tuple[str, ...] = ("q_proj", "v_proj")
+    """Names of the linear layers that get adapters."""
     train_embeddings: bool = False
     """Train a copy of embed_tokens (PEFT's modules_to_save), so that the model without adapters remains the teacher.
     `TrainableConfig.embeddings` needs it."""
@@ -298,10 +341,13 @@ class ModelConfig:
     """Architecture of a system: backbone + query selector + mask predictor + optional parts."""
 
     llava: LlavaConfig
+    """LLaVA: vision tower, projector, language model."""
     sam: SamConfig
+    """Segment Anything, which draws the masks."""
     tagger: TaggerConfig | None = field(default_factory=TaggerConfig)
     """Span tagger of PLUM; None in systems that write [SEG] tokens instead."""
     feedback: FeedbackConfig = field(default_factory=FeedbackConfig)
+    """Mask feedback loop."""
     lora: LoraConfig | None = field(default_factory=LoraConfig)
     """None for no adapters (training from scratch, or a merged model)."""
     system: Literal["plum", "lisa", "m2sa", "calico"] = "plum"

@@ -11,11 +11,13 @@ class LossConfig:
     """Weights and forms of the losses (paper, Table 6)."""
 
     language: float = 1.0
+    """Weight of the next-token loss."""
     bio: float = 2.0
     """Must be 0 in systems without a tagger."""
     kl: float = 0.1
     """0 skips the teacher's forward pass; systems with [SEG] tokens have no teacher."""
     mask_overlap: float = 8.0
+    """Weight of the overlap loss (`overlap`)."""
     mask_bce: float = 2.0
     """Weight of the pixel loss, whatever its form."""
     pixel_loss: Literal["bce", "focal"] = "bce"
@@ -24,13 +26,17 @@ class LossConfig:
     focal_alpha: float = 0.25
     """Weight of true pixels; others have 1 - alpha."""
     focal_gamma: float = 2.0
+    """Exponent of the focal loss, which reduces the weight of easy pixels; 0 for none."""
     overlap: Literal["focal_tversky", "dice"] = "focal_tversky"
+    """Overlap loss of the masks: focal Tversky (paper, section 4) or Dice (LISA)."""
     tversky_alpha: float = 0.7
     """Weight of false negatives."""
     tversky_beta: float = 0.3
     """Weight of false positives."""
     tversky_gamma: float = 0.75
+    """Exponent of the focal Tversky loss."""
     dice_scale: float = 1000.0
+    """Divisor of the Dice loss's sums of pixels, so that they stay small (LISA: 1000)."""
     bio_class_weights: tuple[float, float, float] = (0.1, 1.0, 1.0)
     """Weights of the classes O, B, I; with `model.tagger.scheme` binary, a token in a phrase weighs as B. A CRF
     (`model.tagger.use_crf`) weighs all tokens alike, because its loss is of whole sequences."""
@@ -40,6 +46,7 @@ class LossConfig:
     bio_margin: float = 1.0
     """Margin of the hinge loss, in logits; ignored by the other forms."""
     kl_sigma: float = 1.0
+    """Standard deviation of the Gaussians whose KL divergence is taken; its square divides the distances."""
     kl_reduction: Literal["mean", "sum", "authors"] = "mean"
     """What becomes of the squared distances to the teacher. `sum`: paper, section 4 (states pooled over a span, sum
     over D). `authors`: their code (not pooled, mean over a span's tokens and D); the weight 0.1 belongs to it. `mean`:
@@ -54,8 +61,11 @@ class TrainableConfig:
     """The modules that are trained. Other modules that a system adds to LLaVA and SAM are always trained."""
 
     language_model: Literal["frozen", "lora", "full"] = "lora"
+    """How the language model is trained: not at all, through its adapters (`model.lora`), or in full."""
     vision_tower: bool = False
+    """Train CLIP's vision tower."""
     projector: bool = False
+    """Train the projector from image features to the language model."""
     qformer: bool = False
     """CALICO's Q-Former; frozen in the paper, trained where nothing is pre-trained."""
     dino: bool = False
@@ -65,9 +75,11 @@ class TrainableConfig:
     (Table 6 lists only the adapters); the authors' code trains both matrices. With adapters it needs
     `model.lora.train_embeddings`. Systems with [SEG] tokens, and runs that add tokens, need it."""
     sam_image_encoder: bool = False
+    """Train SAM's image encoder."""
     sam_mask_decoder: bool = True
+    """Train SAM's mask decoder."""
     sam_prompt_encoder: bool = True
-    """Paper, Table 6: 'decoder + prompt-enc.'."""
+    """Train SAM's prompt encoder. Paper, Table 6: 'decoder + prompt-enc.'."""
     query_projection: bool = True
     """Train the projection of spans or [SEG] states to SAM's prompts. CALICO's 29 M trained parameters leave no room
     for it: it comes trained from GLaMM, and false keeps it."""
@@ -78,11 +90,17 @@ class OptimizerConfig:
     """AdamW, linear warm-up, then linear or cosine decay to zero (paper, A.1)."""
 
     learning_rate: float = 3e-4
+    """Highest learning rate, reached at the end of the warm-up."""
     betas: tuple[float, float] = (0.9, 0.95)
+    """Decay rates of AdamW's two moments."""
     weight_decay: float = 0.0
+    """AdamW's weight decay."""
     warmup_updates: int = 100
+    """Number of updates in which the learning rate rises linearly from zero."""
     decay: Literal["linear", "cosine"] = "linear"
+    """How the learning rate falls to zero after the warm-up."""
     gradient_clip: float = 1.0
+    """Largest norm of the gradient of an update; a larger gradient is scaled down to it."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +110,7 @@ class EngineConfig:
     kind: Literal["deepspeed", "plain"] = "deepspeed"
     """`plain` runs one process without DeepSpeed, through the same interface."""
     precision: Literal["bf16", "fp32"] = "bf16"
+    """Arithmetic of the model: bfloat16 with float32 optimizer states, or float32."""
     micro_batch_size: int = 6
     """Images per rank and micro-batch."""
     accumulation: int = 10
@@ -103,6 +122,7 @@ class EngineConfig:
     reduce_bucket_size: int = 50_000_000
     """Number of elements that DeepSpeed reduces at once, in a buffer of that size; a larger tensor is reduced alone."""
     gradient_checkpointing: bool = True
+    """Compute activations again in the backward pass instead of keeping them: less memory, more time."""
     base_quantization: Quantization = "none"
     """Quantization of the frozen language model under the adapters (plum/models/backbones/quantization.py); unverified
     on CUDA. It requires trainable.language_model lora, save_model trained and init_from, because the saved weights are
@@ -162,6 +182,7 @@ class GroupConfig:
     """A share of the mixture that the available sources of the group divide among them."""
 
     name: str
+    """Name that sources refer to (`SourceConfig.group`)."""
     weight: float
     """Share of the mixture, relative to the other groups and to sources without one."""
 
@@ -171,7 +192,9 @@ class DataConfig:
     """The training mixture."""
 
     sources: tuple[SourceConfig, ...]
+    """Data sources and their shares."""
     groups: tuple[GroupConfig, ...] = ()
+    """Shares that several sources divide among them."""
     dataset_dir: str | None = None
     """Root of the downloads in LISA's layout (`python -m plum data-status` shows it)."""
     allow_missing: bool = False
@@ -214,6 +237,7 @@ class PretextConfig:
     """Per-pixel part classification on both vision towers (plum/training/part_pretext.py)."""
 
     weight: float = 1.0
+    """Weight of the pretext's loss in the total."""
     token_weight: float = 1.0
     """Weight of the image tokens' loss within the pretext. The language loss also trains LLaVA's tower, but not SAM's;
     the larger its weight, the larger this one should be."""
@@ -253,7 +277,9 @@ class TrainConfig:
     run_dir: str
     """Folder for everything that the run writes; never overwritten."""
     model: ModelConfig
+    """Architecture."""
     data: DataConfig
+    """Training mixture."""
     init_from: str | None = None
     """Folder of a saved model whose weights start this run (new optimizer, new schedule)."""
     reset_modules: tuple[str, ...] = ()
@@ -265,16 +291,23 @@ class TrainConfig:
     tokenizer: str | None = None
     """Tokenizer folder; None for the one in `init_from`."""
     num_updates: int = 500
+    """Number of optimizer updates of the run."""
     losses: LossConfig = field(default_factory=LossConfig)
+    """Weights and forms of the losses."""
     trainable: TrainableConfig = field(default_factory=TrainableConfig)
+    """Modules that are trained."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """Optimizer and learning rate."""
     engine: EngineConfig = field(default_factory=EngineConfig)
+    """Engine, precision and batch size."""
     validation: ValidationConfig | None = None
     """Scores during training; None for none, and the last weights are saved."""
     part_pretext: PretextConfig | None = None
     """Not part of PLUM: only the tiny recipe, which trains both vision towers from scratch, uses it."""
     seed: int = 42
+    """Seed of initial weights, samples and dropout."""
     log_every: int = 10
+    """Number of updates between lines of metrics."""
     save_every: int = 500
     """Number of updates between checkpoints."""
     save_every_minutes: float | None = None
@@ -291,3 +324,4 @@ class TrainConfig:
     """Weights to save in `run_dir`/model at the end: all of them, or only the trained ones, with the path of
     `init_from`."""
     tensorboard: bool = False
+    """Also write the metrics for TensorBoard to `run_dir`/tensorboard."""

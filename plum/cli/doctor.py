@@ -35,16 +35,16 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="override keys of the YAML files")
     memory = parser.add_argument_group("memory")
     memory.add_argument("--gpus", nargs="+", type=int, help="numbers of GPUs (default: those of this machine, or 1)")
-    memory.add_argument("--zero-stage", type=int, choices=(1, 2), help="override engine.zero_stage")
+    memory.add_argument("--zero_stage", type=int, choices=(1, 2), help="override engine.zero_stage")
     memory.add_argument(
-        "--text-tokens", type=int, help="tokens of the longest conversation (default: data.max_text_tokens)"
+        "--text_tokens", type=int, help="tokens of the longest conversation (default: data.max_text_tokens)"
     )
-    memory.add_argument("--supervised-tokens", type=int, help="number of answer tokens among them (default: all)")
+    memory.add_argument("--supervised_tokens", type=int, help="number of answer tokens among them (default: all)")
     memory.add_argument(
         "--spans", type=int, default=Assumptions.spans_per_conversation, help="number of masks per conversation"
     )
     memory.add_argument(
-        "--image-size",
+        "--image_size",
         nargs=2,
         type=int,
         metavar=("H", "W"),
@@ -52,13 +52,13 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         help="height and width of the images, pixels",
     )
     memory.add_argument(
-        "--images-per-conversation",
+        "--images_per_conversation",
         type=positive,
         help="images of a conversation (default: 2 for pairs, otherwise 1)",
     )
     weights = parser.add_argument_group("weights and known answers")
     weights.add_argument(
-        "--hash-cache",
+        "--hash_cache",
         type=Path,
         default=None,
         help="JSON file that caches the hashes of weight files (default: in ~/.cache/plum)",
@@ -66,7 +66,7 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     weights.add_argument(
         "--answers", type=Path, help="JSON file of known answers; compare the model's answer to one question with it"
     )
-    weights.add_argument("--record-answer", action="store_true", help="add the model's answer to the file of --answers")
+    weights.add_argument("--record_answer", action="store_true", help="add the model's answer to the file of --answers")
     weights.add_argument("--checkpoint", type=Path, help="model to ask (default: the run's model, or init_from)")
     weights.add_argument("--image", type=Path, help="image to ask about (default: a drawn one)")
     weights.add_argument("--question", default=QUESTION, help="question to ask (default: %(default)s)")
@@ -166,7 +166,7 @@ def _check_answer(config: TrainConfig, arguments: argparse.Namespace, cache: Pat
     for line in comparison.lines:
         print(f"           {line}")
     states = {Verdict.PASS: State.FINE, Verdict.FAIL: State.MISSING, Verdict.UNKNOWN: State.REMARK}
-    to_do = "--record-answer records this one" if comparison.verdict is Verdict.UNKNOWN else ""
+    to_do = "--record_answer records this one" if comparison.verdict is Verdict.UNKNOWN else ""
     return [Finding(states[comparison.verdict], "known answer", comparison.verdict.value, to_do)]
 
 

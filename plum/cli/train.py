@@ -20,12 +20,13 @@ def run_training(arguments: Sequence[str], name: str = "train.py") -> int:
     """
     from plum.training.config_file import load_start
     from plum.training.reporting import run_reported, start_log
-    from plum.training.run import train
 
     start_log()
 
     def program() -> int:
         start = load_start(arguments)
+        from plum.training.run import train  # torch and transformers come with it, so not before the arguments are read
+
         train(start.config, overwrite=start.overwrite)
         return 0
 

@@ -140,7 +140,7 @@ def test_config_file_and_flags(coco_file: Path, tmp_path: Path) -> None:
     ("flags", "message"),
     [
         (["--split", "val"], "--source coco does not use --split"),
-        (["--question_types", "identification,riddle"], "unknown question types riddle"),
+        (["--question_types", "identification,riddle"], "unknown question type 'riddle'"),
         (["--images", "nowhere"], "nowhere: the image folder"),
         (["--annotations", "none.json"], "none.json: the file of --annotations"),
     ],
