@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from partonomy.cli.config_files import FLAG
+from partonomy.cli.config_files import FLAG, naming_config_files
 from partonomy.cli.parsers import (
     COMPLETION_FLAG,
     SHELLS,
@@ -77,7 +77,8 @@ def _run(arguments: Sequence[str]) -> int:
         if shell := completion_shell(words):
             print_completion(build_parser(), "plum", shell)
         expanded = config_flags.expand_config(words) if named and named[0] in WITH_CONFIG else words
-        parsed = parse_words(build_parser(named), expanded)
+        with naming_config_files(words):  # whose names `expanded` lacks
+            parsed = parse_words(build_parser(named), expanded)
         parsed.run(parsed)
     except (OSError, ValueError, RuntimeError) as error:
         print(f"error: {error_line(error, words)}", file=sys.stderr)
