@@ -37,13 +37,13 @@ class VisionConfig:
     patch_size: int
     """Side of a patch in pixels. An image has (image_size / patch_size)^2 tokens."""
     hidden_size: int
-    """Width of the tower."""
+    """Width of the states."""
     intermediate_size: int
-    """Width of its feed-forward layers."""
+    """Width of the feed-forward layers."""
     num_layers: int
     """Number of transformer layers."""
     num_heads: int
-    """Number of attention heads of a layer."""
+    """Attention heads per layer."""
     select_layer: int = -2
     """Index of the hidden state passed to the projector (LLaVA: the second to last)."""
     fit: Fit | None = None
@@ -72,23 +72,23 @@ class LanguageConfig:
     """LLaMA decoder of LLaVA."""
 
     vocab_size: int
-    """Number of rows of the embedding and output matrices."""
+    """Number of tokens, with the special ones; rows of the embedding and output matrices."""
     hidden_size: int
-    """Width D of the decoder."""
+    """Width D of the states."""
     intermediate_size: int
-    """Width of its feed-forward layers."""
+    """Width of the feed-forward layers."""
     num_layers: int
     """Number of decoder layers."""
     num_heads: int
-    """Number of attention heads of a layer."""
+    """Attention heads per layer."""
     num_key_value_heads: int
-    """Number of key and value heads of a layer; fewer than `num_heads` for grouped-query attention."""
+    """Heads of keys and values; fewer than `num_heads` is grouped-query attention."""
     max_positions: int = 4096
     """Longest sequence in tokens, image tokens included."""
     rms_norm_eps: float = 1e-5
-    """Constant in the denominator of RMSNorm."""
+    """Added to the variance in the norms."""
     rope_theta: float = 10000.0
-    """Base of the rotary position embedding's wavelengths."""
+    """Base of the rotary position embedding."""
 
 
 @dataclass(frozen=True)
@@ -98,9 +98,9 @@ class SpecialTokensConfig:
     image: int
     """Image placeholder, repeated once per image patch in input_ids."""
     pad: int
-    """Padding token of batches."""
+    """Padding."""
     eos: int
-    """Token that ends an answer."""
+    """End of an answer."""
     suppressed: tuple[int, ...] = ()
     """Ids that are never text (image and padding placeholders); their logits are masked."""
 
@@ -127,19 +127,19 @@ class SamConfig:
     """Segment Anything: image encoder, prompt encoder, mask decoder."""
 
     image_size: int = 1024
-    """Side of the square input in pixels; the longer side of an image is resized to it."""
+    """Longer side of the resized image in pixels; the rest of the square is padded."""
     patch_size: int = 16
-    """Side of a patch of the image encoder in pixels."""
+    """Side of a patch in pixels."""
     encoder_dim: int = 1280
-    """Width of the image encoder (1280: ViT-H)."""
+    """Width of the image encoder's states."""
     encoder_depth: int = 32
-    """Number of layers of the image encoder."""
+    """Number of blocks of the image encoder."""
     encoder_heads: int = 16
-    """Number of attention heads of an encoder layer."""
+    """Attention heads of each of these blocks."""
     encoder_global_blocks: tuple[int, ...] = (7, 15, 23, 31)
-    """Encoder layers, from 0, that attend to the whole image; the others attend within windows."""
+    """Blocks, from 0, that attend to the whole image; the others attend within windows."""
     encoder_window_size: int = 14
-    """Side of an attention window in patches."""
+    """Side of such a window in patches."""
     prompt_dim: int = 256
     """Prompt width C."""
     mask_in_channels: int = 16
@@ -147,9 +147,9 @@ class SamConfig:
     decoder_depth: int = 2
     """Number of two-way attention blocks of the mask decoder."""
     decoder_heads: int = 8
-    """Number of attention heads of a decoder block."""
+    """Attention heads of each of these blocks."""
     decoder_mlp_dim: int = 2048
-    """Width of the feed-forward layers of a decoder block."""
+    """Width of their feed-forward layers."""
     position_init: Literal["zeros", "sincos"] = "zeros"
     """Initial absolute position embedding of the image encoder. SAM uses zeros; the tiny recipe, which trains the
     encoder from scratch, uses `sincos`."""
@@ -167,11 +167,11 @@ class TaggerConfig:
     """Context of the encoder block. For the ablation in Table 12, `causal` keeps the block's capacity and `none`
     removes the block."""
     num_heads: int = 8
-    """Number of attention heads of the encoder block."""
+    """Attention heads of the encoder block."""
     feedforward_dim: int = 2048
-    """Width of the feed-forward layer of the encoder block."""
+    """Width of the block's feed-forward layer (paper, Table 6)."""
     dropout: float = 0.1
-    """Dropout probability in the encoder block."""
+    """Dropout in the block during training."""
     order: Literal["mlp_first", "block_first"] = "mlp_first"
     """`mlp_first` (paper, section 4): MLP (D -> D -> D), block, linear layer (D -> 3). `block_first` (authors' code):
     block, MLP (D -> D -> 3)."""
@@ -206,7 +206,7 @@ class FeedbackConfig:
     """Mask feedback loop (paper, section 4)."""
 
     is_enabled: bool = True
-    """Whether earlier masks of an answer influence the later ones."""
+    """Condition each mask on the earlier masks of its answer."""
     detach_feedback: bool = False
     """Stop gradients through earlier masks."""
     use_order_embedding: bool = False
@@ -214,7 +214,7 @@ class FeedbackConfig:
     max_order: int = 32
     """Number of order embeddings; masks beyond it share the last one."""
     num_heads: int = 8
-    """Number of attention heads of the pooler."""
+    """Attention heads of the pooler of earlier masks."""
     position_in: Literal["keys", "keys_and_values"] = "keys"
     """Where the pooler adds SAM's positional encoding to the earlier masks' maps. The paper does not mention a
     positional encoding. `keys_and_values`: authors' code. `keys`: this project's choice, because SAM's decoder adds the
@@ -228,7 +228,7 @@ class QFormerConfig:
     num_layers: int = 12
     """Number of layers."""
     num_heads: int = 12
-    """Number of attention heads of a layer."""
+    """Attention heads per layer."""
     intermediate_size: int = 3072
     """Width of the feed-forward layers."""
     cross_attention_frequency: int = 2
@@ -250,11 +250,11 @@ class DinoConfig:
     patch_size: int = 14
     """Side of a patch in pixels."""
     hidden_size: int = 1536
-    """Width of the tower."""
+    """Width of the states."""
     num_layers: int = 40
     """Number of transformer layers."""
     num_heads: int = 24
-    """Number of attention heads of a layer."""
+    """Attention heads per layer."""
     use_swiglu: bool = True
     """Gated feed-forward layers; of the published sizes, only the giant one has them."""
     num_register_tokens: Literal[0, 4] = 0
@@ -276,7 +276,7 @@ class CorrespondenceConfig:
     and DINOv2 goes; `none`: there is no attention, and the adaptation modules read EVA-CLIP's tokens (VPG-C; the
     paper's ablation without extraction)."""
     num_heads: int = 16
-    """Number of attention heads."""
+    """Attention heads."""
     residual: bool = True
     """Add the attention to its queries, so that the frozen Q-Former reads what it was trained on. The paper's equation
     has no such term; False follows it to the letter."""
@@ -314,7 +314,6 @@ class CalicoConfig:
     dino: DinoConfig | None = field(default_factory=DinoConfig)
     """Required by `correspondence.source` dino; None otherwise."""
     correspondence: CorrespondenceConfig = field(default_factory=CorrespondenceConfig)
-    """How CLIP's features attend to semantic ones."""
     adaptation: AdaptationConfig | None = field(default_factory=AdaptationConfig)
     """None: images are read once, before the first layer."""
 
@@ -324,13 +323,13 @@ class LoraConfig:
     """Low-rank adapters on the language model (paper, Table 6)."""
 
     rank: int = 8
-    """Rank of the adapters' matrices."""
+    """Rank of the adapters."""
     alpha: int = 16
     """Scale of the adapters; their output is multiplied by alpha / rank."""
     dropout: float = 0.05
-    """Dropout probability of the adapters' input."""
+    """Dropout of their input during training."""
     target_modules: tuple[str, ...] = ("q_proj", "v_proj")
-    """Names of the linear layers that get adapters."""
+    """Linear layers of the language model that have an adapter, by peft's names."""
     train_embeddings: bool = False
     """Train a copy of embed_tokens (PEFT's modules_to_save), so that the model without adapters remains the teacher.
     `TrainableConfig.embeddings` needs it."""
@@ -341,13 +340,10 @@ class ModelConfig:
     """Architecture of a system: backbone + query selector + mask predictor + optional parts."""
 
     llava: LlavaConfig
-    """LLaVA: vision tower, projector, language model."""
     sam: SamConfig
-    """Segment Anything, which draws the masks."""
     tagger: TaggerConfig | None = field(default_factory=TaggerConfig)
     """Span tagger of PLUM; None in systems that write [SEG] tokens instead."""
     feedback: FeedbackConfig = field(default_factory=FeedbackConfig)
-    """Mask feedback loop."""
     lora: LoraConfig | None = field(default_factory=LoraConfig)
     """None for no adapters (training from scratch, or a merged model)."""
     system: Literal["plum", "lisa", "m2sa", "calico"] = "plum"

@@ -11,13 +11,13 @@ class LossConfig:
     """Weights and forms of the losses (paper, Table 6)."""
 
     language: float = 1.0
-    """Weight of the next-token loss."""
+    """Weight of the next-token cross-entropy."""
     bio: float = 2.0
     """Must be 0 in systems without a tagger."""
     kl: float = 0.1
     """0 skips the teacher's forward pass; systems with [SEG] tokens have no teacher."""
     mask_overlap: float = 8.0
-    """Weight of the overlap loss (`overlap`)."""
+    """Weight of the overlap loss, whatever its form."""
     mask_bce: float = 2.0
     """Weight of the pixel loss, whatever its form."""
     pixel_loss: Literal["bce", "focal"] = "bce"
@@ -26,17 +26,17 @@ class LossConfig:
     focal_alpha: float = 0.25
     """Weight of true pixels; others have 1 - alpha."""
     focal_gamma: float = 2.0
-    """Exponent of the focal loss, which reduces the weight of easy pixels; 0 for none."""
+    """Exponent of the focal loss; 0 weighs easy and hard pixels alike."""
     overlap: Literal["focal_tversky", "dice"] = "focal_tversky"
-    """Overlap loss of the masks: focal Tversky (paper, section 4) or Dice (LISA)."""
+    """Form of the overlap loss: Focal-Tversky (PLUM) or Dice (LISA, M2SA)."""
     tversky_alpha: float = 0.7
     """Weight of false negatives."""
     tversky_beta: float = 0.3
     """Weight of false positives."""
     tversky_gamma: float = 0.75
-    """Exponent of the focal Tversky loss."""
+    """Exponent of 1 - Tversky index."""
     dice_scale: float = 1000.0
-    """Divisor of the Dice loss's sums of pixels, so that they stay small (LISA: 1000)."""
+    """Divisor of the pixel sums in the Dice loss, which sets the weight of its epsilon (LISA: 1000)."""
     bio_class_weights: tuple[float, float, float] = (0.1, 1.0, 1.0)
     """Weights of the classes O, B, I; with `model.tagger.scheme` binary, a token in a phrase weighs as B. A CRF
     (`model.tagger.use_crf`) weighs all tokens alike, because its loss is of whole sequences."""
@@ -46,7 +46,7 @@ class LossConfig:
     bio_margin: float = 1.0
     """Margin of the hinge loss, in logits; ignored by the other forms."""
     kl_sigma: float = 1.0
-    """Standard deviation of the Gaussians whose KL divergence is taken; its square divides the distances."""
+    """Width of the Gaussians around the student's and the teacher's states."""
     kl_reduction: Literal["mean", "sum", "authors"] = "mean"
     """What becomes of the squared distances to the teacher. `sum`: paper, section 4 (states pooled over a span, sum
     over D). `authors`: their code (not pooled, mean over a span's tokens and D); the weight 0.1 belongs to it. `mean`:
@@ -61,11 +61,11 @@ class TrainableConfig:
     """The modules that are trained. Other modules that a system adds to LLaVA and SAM are always trained."""
 
     language_model: Literal["frozen", "lora", "full"] = "lora"
-    """How the language model is trained: not at all, through its adapters (`model.lora`), or in full."""
+    """Train nothing, the adapters, or all weights of the language model."""
     vision_tower: bool = False
-    """Train CLIP's vision tower."""
+    """Train LLaVA's vision tower."""
     projector: bool = False
-    """Train the projector from image features to the language model."""
+    """Train LLaVA's projector."""
     qformer: bool = False
     """CALICO's Q-Former; frozen in the paper, trained where nothing is pre-trained."""
     dino: bool = False
@@ -79,7 +79,7 @@ class TrainableConfig:
     sam_mask_decoder: bool = True
     """Train SAM's mask decoder."""
     sam_prompt_encoder: bool = True
-    """Train SAM's prompt encoder. Paper, Table 6: 'decoder + prompt-enc.'."""
+    """Paper, Table 6: 'decoder + prompt-enc.'."""
     query_projection: bool = True
     """Train the projection of spans or [SEG] states to SAM's prompts. CALICO's 29 M trained parameters leave no room
     for it: it comes trained from GLaMM, and false keeps it."""
@@ -90,17 +90,17 @@ class OptimizerConfig:
     """AdamW, linear warm-up, then linear or cosine decay to zero (paper, A.1)."""
 
     learning_rate: float = 3e-4
-    """Highest learning rate, reached at the end of the warm-up."""
+    """Peak learning rate, after the warm-up."""
     betas: tuple[float, float] = (0.9, 0.95)
-    """Decay rates of AdamW's two moments."""
+    """AdamW's decay rates of the two moments."""
     weight_decay: float = 0.0
-    """AdamW's weight decay."""
+    """AdamW's weight decay, of matrices; vectors have none."""
     warmup_updates: int = 100
-    """Number of updates in which the learning rate rises linearly from zero."""
+    """Updates over which the learning rate rises linearly."""
     decay: Literal["linear", "cosine"] = "linear"
-    """How the learning rate falls to zero after the warm-up."""
+    """Decay of the learning rate to zero after the warm-up."""
     gradient_clip: float = 1.0
-    """Largest norm of the gradient of an update; a larger gradient is scaled down to it."""
+    """Largest norm of the gradient of all trained weights; a larger one is scaled down."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class EngineConfig:
     kind: Literal["deepspeed", "plain"] = "deepspeed"
     """`plain` runs one process without DeepSpeed, through the same interface."""
     precision: Literal["bf16", "fp32"] = "bf16"
-    """Arithmetic of the model: bfloat16 with float32 optimizer states, or float32."""
+    """Dtype of weights and activations; in bf16 the optimizer keeps float32 copies."""
     micro_batch_size: int = 6
     """Images per rank and micro-batch."""
     accumulation: int = 10
@@ -122,7 +122,7 @@ class EngineConfig:
     reduce_bucket_size: int = 50_000_000
     """Number of elements that DeepSpeed reduces at once, in a buffer of that size; a larger tensor is reduced alone."""
     gradient_checkpointing: bool = True
-    """Compute activations again in the backward pass instead of keeping them: less memory, more time."""
+    """Recompute activations in the backward pass: less memory, more time."""
     base_quantization: Quantization = "none"
     """Quantization of the frozen language model under the adapters (plum/models/backbones/quantization.py); unverified
     on CUDA. It requires trainable.language_model lora, save_model trained and init_from, because the saved weights are
@@ -150,6 +150,7 @@ class SourceConfig:
         "reasoning",
         "mmr",
         "mixed_parts",
+        "grounded_answers",
     ]
     """Selects the class in plum.data.sources that makes the samples."""
     path: str = ""
@@ -182,7 +183,7 @@ class GroupConfig:
     """A share of the mixture that the available sources of the group divide among them."""
 
     name: str
-    """Name that sources refer to (`SourceConfig.group`)."""
+    """Name that the sources of the group have as `group`."""
     weight: float
     """Share of the mixture, relative to the other groups and to sources without one."""
 
@@ -192,9 +193,9 @@ class DataConfig:
     """The training mixture."""
 
     sources: tuple[SourceConfig, ...]
-    """Data sources and their shares."""
+    """Data sources and their shares of the mixture."""
     groups: tuple[GroupConfig, ...] = ()
-    """Shares that several sources divide among them."""
+    """Shares of the mixture that several sources divide among them."""
     dataset_dir: str | None = None
     """Root of the downloads in LISA's layout (`python -m plum data-status` shows it)."""
     allow_missing: bool = False
@@ -237,7 +238,7 @@ class PretextConfig:
     """Per-pixel part classification on both vision towers (plum/training/part_pretext.py)."""
 
     weight: float = 1.0
-    """Weight of the pretext's loss in the total."""
+    """Weight of the whole pretext beside the other losses."""
     token_weight: float = 1.0
     """Weight of the image tokens' loss within the pretext. The language loss also trains LLaVA's tower, but not SAM's;
     the larger its weight, the larger this one should be."""
@@ -261,7 +262,8 @@ class ValidationConfig:
     sources: tuple[SourceConfig, ...]
     """Data of images that the run does not train on."""
     every: int = 100
-    """Number of updates between validations; each follows a checkpoint. The last update is validated, too."""
+    """Number of updates between validations; each follows a checkpoint. The weights before the first update and after
+    the last one are validated, too."""
     limit: int = 200
     """Largest number of images of a validation, rounded down to whole micro-batches of all ranks."""
     metric: Literal["micro_giou", "loss"] = "micro_giou"
@@ -277,9 +279,7 @@ class TrainConfig:
     run_dir: str
     """Folder for everything that the run writes; never overwritten."""
     model: ModelConfig
-    """Architecture."""
     data: DataConfig
-    """Training mixture."""
     init_from: str | None = None
     """Folder of a saved model whose weights start this run (new optimizer, new schedule)."""
     reset_modules: tuple[str, ...] = ()
@@ -291,23 +291,19 @@ class TrainConfig:
     tokenizer: str | None = None
     """Tokenizer folder; None for the one in `init_from`."""
     num_updates: int = 500
-    """Number of optimizer updates of the run."""
+    """Number of optimizer updates."""
     losses: LossConfig = field(default_factory=LossConfig)
-    """Weights and forms of the losses."""
     trainable: TrainableConfig = field(default_factory=TrainableConfig)
-    """Modules that are trained."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    """Optimizer and learning rate."""
     engine: EngineConfig = field(default_factory=EngineConfig)
-    """Engine, precision and batch size."""
     validation: ValidationConfig | None = None
     """Scores during training; None for none, and the last weights are saved."""
     part_pretext: PretextConfig | None = None
     """Not part of PLUM: only the tiny recipe, which trains both vision towers from scratch, uses it."""
     seed: int = 42
-    """Seed of initial weights, samples and dropout."""
+    """Seed of data order, initial weights and dropout."""
     log_every: int = 10
-    """Number of updates between lines of metrics."""
+    """Number of updates between lines of the metrics."""
     save_every: int = 500
     """Number of updates between checkpoints."""
     save_every_minutes: float | None = None
@@ -324,4 +320,4 @@ class TrainConfig:
     """Weights to save in `run_dir`/model at the end: all of them, or only the trained ones, with the path of
     `init_from`."""
     tensorboard: bool = False
-    """Also write the metrics for TensorBoard to `run_dir`/tensorboard."""
+    """Also write the metrics for TensorBoard, which has to be installed."""

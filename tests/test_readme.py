@@ -12,11 +12,12 @@ from tests.readme_commands import ROOT, bash_commands, parse_command
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = bash_commands(README)
 # The cluster's own commands are run by tests/test_many_machines.py.
-PAGES = {
-    path.name: path.read_text(encoding="utf-8")
-    for path in sorted((ROOT / "docs").glob("*.md"))
-    if path.name != "many_machines.md"
+OF_CLUSTERS = ("many_machines.md", "train/multi_node_slurm.md")
+DOCUMENTS = {
+    path.relative_to(ROOT / "docs").as_posix(): path.read_text(encoding="utf-8")
+    for path in sorted((ROOT / "docs").rglob("*.md"))
 }
+PAGES = {name: text for name, text in DOCUMENTS.items() if name not in OF_CLUSTERS}
 PAGE_COMMANDS = sorted({(name, command) for name, text in PAGES.items() for command in bash_commands(text)})
 SCRIPTS = sorted((ROOT / "scripts").glob("*.sh"))
 YAMLS = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -75,7 +76,42 @@ def test_commands_in_yaml_headers_parse(path: Path) -> None:
         parse_command(words)
 
 
-def test_links_lead_somewhere() -> None:
-    links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if not link.startswith("http")]
-    assert links
-    assert [link for link in links if not (ROOT / link).exists()] == []
+def find_links(text: str) -> list[str]:
+    """The targets of a text's links and pictures, those on the web apart."""
+    return [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if not link.startswith(("http", "#"))]
+
+
+def anchors(text: str) -> set[str]:
+    """The names under which a page's headings can be linked to."""
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    titles = re.findall(r"^#+ (.+)$", prose, flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-") for title in titles}
+
+
+GENERATED = ("config.md", "cli.md", "api.md")
+"""Pages that exist on the site alone; tests/test_site.py follows the links to them."""
+
+
+@pytest.mark.parametrize("page", ["../README.md", "../CHANGELOG.md", *DOCUMENTS])
+def test_links_lead_somewhere(page: str) -> None:
+    path = ROOT / "docs" / page
+    links = find_links(path.read_text(encoding="utf-8"))
+    assert links or page != "../README.md"
+    for link in links:
+        name, _, anchor = link.partition("#")
+        target = path.parent / name if name else path
+        if target.name in GENERATED and not target.exists():
+            continue
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target.read_text(encoding="utf-8")), link
+
+
+def test_the_readme_is_read_in_a_few_minutes() -> None:
+    assert len(README.splitlines()) <= 200
+
+
+def test_the_readmes_model_is_called_what_it_is() -> None:
+    """Nobody should take the quickstart's model for one that knows photographs."""
+    status = README.split("\n## Status\n")[1].split("\n## ")[0]
+    assert "toy" in status
+    assert "No trained 7B or 13B weights are shipped" in status

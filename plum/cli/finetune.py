@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from plum.cli.commands import COMMANDS
 
 if TYPE_CHECKING:
-    from plum.training.finetune import FineTunePlan, FineTuneRequest, Machine
+    from plum.doctor.finetune_plan import FineTunePlan, FineTuneRequest, Machine
 
 QUESTIONS = "questions.jsonl"
 
@@ -29,12 +29,17 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         "exports the best weights, scores them and the model that it began with on the held-out images, and writes a "
         "report. Run it again to go on after an interruption.",
     )
-    parser.add_argument("--data", required=True, type=Path, help="built folder (partonomy build), or a COCO-style JSON")
+    parser.add_argument(
+        "--data",
+        required=True,
+        type=Path,
+        help="built folder (partonomy build), COCO-style JSON, or JSON of questions, answers, phrases and masks",
+    )
     parser.add_argument("--init_from", required=True, type=Path, help="saved model to start from")
     parser.add_argument("--output", required=True, type=Path, help="folder for data, run, model, scores and report")
     parser.add_argument("--images", type=Path, help="folder of the images of a COCO-style file")
     parser.add_argument("--object_name", help="object that all parts belong to, if the file annotates parts alone")
-    parser.add_argument("--val", type=Path, help="built folder of held-out images (default: some images of --data)")
+    parser.add_argument("--val", type=Path, help="held-out images in the form of --data (default: some of its images)")
     parser.add_argument(
         "--val_share", type=float, default=0.2, help="share of the images to hold out (default: %(default)s)"
     )
@@ -56,7 +61,7 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from plum.training.finetune import FineTuneRequest, plan_finetune
+    from plum.doctor.finetune_plan import FineTuneRequest, plan_finetune
 
     output: Path = arguments.output
     _check_model(arguments.init_from)
@@ -98,7 +103,9 @@ def _check_model(folder: Path) -> None:
 
 
 def _prepare_data(arguments: argparse.Namespace) -> tuple[Path, Path]:
-    """Return the folders of the training and the held-out questions, and build what is not there."""
+    """Return the training and the held-out data, and build what is not there."""
+    from plum.doctor.finetune_plan import is_answer_file
+
     data: Path = arguments.data
     work: Path = arguments.output / "data"
     if not data.exists():
@@ -108,6 +115,10 @@ def _prepare_data(arguments: argparse.Namespace) -> tuple[Path, Path]:
             f"--data {data}: the folder has no {QUESTIONS}; name a folder that `python -m partonomy build` has made, "
             "or a COCO-style JSON file with --images"
         )
+    if is_answer_file(data):
+        if arguments.images is not None or arguments.object_name:
+            raise ValueError(f"--images and --object_name belong to a COCO-style file; {data} names its own images")
+        return (data, arguments.val) if arguments.val is not None else _split_answers(data, work, arguments)
     if data.is_file():
         if arguments.images is None:
             raise ValueError(f"--data {data} is a file: add --images FOLDER, the folder of its images")
@@ -129,13 +140,23 @@ def _prepare_data(arguments: argparse.Namespace) -> tuple[Path, Path]:
     return work / "train", work / "val"
 
 
+def _split_answers(data: Path, work: Path, arguments: argparse.Namespace) -> tuple[Path, Path]:
+    """Divide a file of questions and answers by image; the paths in it are rewritten for the new place."""
+    from plum.data.readers.grounded_answers import split_grounded_answers
+
+    sides = work / "train.json", work / "val.json"
+    sizes = split_grounded_answers(data, sides, arguments.val_share, arguments.seed)
+    print(f"{data}: {sizes[0]} images to train on, {sizes[1]} held out ({sides[0]}, {sides[1]})")
+    return sides
+
+
 def _find_machine() -> "Machine":
     """Return the processes that the launcher will start, and the memory of the smallest GPU."""
     import os
 
     import torch
 
-    from plum.training.finetune import Machine
+    from plum.doctor.finetune_plan import Machine
     from plum.training.launch import LaunchError, Nodes, plan_launch
 
     try:
@@ -191,10 +212,16 @@ def _train(flags: Sequence[str]) -> None:
 
 def _score(request: "FineTuneRequest", output: Path) -> None:
     """Export the model, score it and the one that it began with on the held-out questions, and report."""
+    from plum.doctor.finetune_plan import is_answer_file
+
     model = output / "model"
     finished = request.run_dir / "finished.json"
     if not (model / "config.json").is_file() or (model / "config.json").stat().st_mtime < finished.stat().st_mtime:
         _plum(["export", str(request.run_dir), str(model)])
+    if is_answer_file(request.held_out):
+        _show_validations(request.run_dir)
+        print(f"\nModel: {model}   Validations: {request.run_dir / 'validations.jsonl'}")
+        return
     scored = {"validation": model, "validation_before": request.init_from}
     for name, checkpoint in scored.items():
         flags = ["--model", "plum", "--checkpoint", str(checkpoint), "--questions", str(request.held_out)]
@@ -203,6 +230,16 @@ def _score(request: "FineTuneRequest", output: Path) -> None:
     _partonomy(["compare", before, after])
     _partonomy(["report", after, "--baselines", before, "--output", str(output / "report.html")])
     print(f"\nModel: {model}   Scores: {output / 'validation' / 'summary.json'}   Report: {output / 'report.html'}")
+
+
+def _show_validations(run: Path) -> None:
+    """Print the held-out scores before and after; a file of one's own questions has no choices to score."""
+    from plum.training.validation import best_of, read_validations
+
+    found = read_validations(run / "validations.jsonl")
+    best = best_of(found, "micro_giou")
+    print(f"\nHeld-out images before training: {found[0].describe()}")
+    print(f"Held-out images with the saved weights (update {best.update}): {best.describe()}")
 
 
 def _partonomy(words: Sequence[str]) -> None:

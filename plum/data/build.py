@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 from partonomy.datasets.store import load_dataset, load_questions
 from partonomy.structures import PartDataset
@@ -12,8 +13,10 @@ from plum.data.download_sources import build_download, find_marker
 from plum.data.excluded_images import ExcludedImages, TrainingImages
 from plum.data.fitting_texts import FittingSource
 from plum.data.mixture import MixtureDataset
+from plum.data.readers.grounded_answers import read_grounded_answers
 from plum.data.sources.base import Source
 from plum.data.sources.explanatory import ExplanatorySource
+from plum.data.sources.grounded_answers import GroundedAnswersSource
 from plum.data.sources.llava_instruct import LlavaInstructSource
 from plum.data.sources.look_ahead import PartStatusSource
 from plum.data.sources.mixed_parts import MixedPartsSource
@@ -38,6 +41,8 @@ IMAGE_SOURCES: Mapping[str, Callable[[PartImages, int], Source]] = {
 """Sources that need only annotations, by `SourceConfig.kind`."""
 PAIRS = "mixed_parts"
 """Kind of the pairs of images, which have a folder of their own form."""
+OWN_ANSWERS: Final = "grounded_answers"
+"""Kind of questions and answers of one's own, a file."""
 LISTING_KINDS = ("semantic", "part_semantic")
 """Kinds whose questions may list targets in this project's own form."""
 DIVIDING_KINDS = (*LISTING_KINDS, "referring")
@@ -137,7 +142,7 @@ def check_source(source: SourceConfig, config: DataConfig) -> None:
     where = f"data source {source.kind} of {source.path or source.dataset or config.dataset_dir}"
     if source.question_types and source.kind != "explanatory":
         raise ValueError(f"{where}: question_types belong to `explanatory` alone")
-    is_download = source.kind not in (*IMAGE_SOURCES, "explanatory", PAIRS)
+    is_download = source.kind not in (*IMAGE_SOURCES, "explanatory", PAIRS, OWN_ANSWERS)
     if is_download and config.dataset_dir is None:
         raise ValueError(f"{where}: set data.dataset_dir to the root of the downloads (python -m plum data-status)")
     if is_download == bool(source.path):
@@ -208,15 +213,40 @@ def share_weights(sources: Sequence[SourceConfig], config: DataConfig) -> list[f
     ]
 
 
-def benchmark_images(config: DataConfig) -> TrainingImages:
-    """Return the benchmark's images that a configuration names; building a mixture records which of them it meets."""
-    return TrainingImages(load_excluded(config.exclude_images), load_excluded(config.count_images))
+def benchmark_images(config: DataConfig, held_out: Iterable[Path] = ()) -> TrainingImages:
+    """Return the images that a configuration excludes and counts; building a mixture records which of them it meets.
+
+    Args:
+        config: names the benchmark's question folders and files.
+        held_out: further images to exclude.
+    """
+    excluded = {*_question_images(config.exclude_images), *held_out}
+    return TrainingImages(ExcludedImages(sorted(excluded)), load_excluded(config.count_images))
+
+
+def held_out_images(sources: Iterable[SourceConfig]) -> set[Path]:
+    """Return the image files of sources that name a folder or file; pairs and downloads are left out.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: a file is broken.
+    """
+    paths: set[Path] = set()
+    for source in sources:
+        if source.kind == OWN_ANSWERS:
+            paths |= {image.path for image in read_grounded_answers(Path(source.path))}
+        elif source.path and source.kind != PAIRS:
+            paths |= {question.image_path for question in load_questions(Path(source.path)).questions}
+    return paths
 
 
 def load_excluded(question_paths: Sequence[str]) -> ExcludedImages:
     """Return the images of the given question folders and record files."""
-    paths = {question.image_path for path in question_paths for question in load_questions(Path(path)).questions}
-    return ExcludedImages(sorted(paths))
+    return ExcludedImages(sorted(_question_images(question_paths)))
+
+
+def _question_images(question_paths: Iterable[str]) -> set[Path]:
+    return {question.image_path for path in question_paths for question in load_questions(Path(path)).questions}
 
 
 def _build_source(source: SourceConfig, ingredients: _Ingredients) -> Source:
@@ -228,6 +258,8 @@ def _build_source(source: SourceConfig, ingredients: _Ingredients) -> Source:
         return ExplanatorySource(questions, source.question_types, limit, part_images, ingredients.images)
     if source.kind == PAIRS:
         return MixedPartsSource(Path(source.path), ingredients.images)
+    if source.kind == OWN_ANSWERS:
+        return GroundedAnswersSource(Path(source.path), limit, ingredients.images)
     if source.kind not in IMAGE_SOURCES:
         assert ingredients.data.dataset_dir is not None  # check_source
         root = Path(ingredients.data.dataset_dir)

@@ -1,9 +1,8 @@
 """Highlight to segment: the user names phrases or characters of an answer, and gets their masks (paper, section 4)."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NoReturn
 
 import numpy as np
 
@@ -11,8 +10,7 @@ from partonomy.models.contract import Turn
 from partonomy.structures import CharSpan
 from plum.data.sources.wordings import list_targets
 from plum.inference.predictor import MAX_NEW_TOKENS, Prediction, Predictor
-
-_NUMBERED = re.compile(r"(.+)#(\d+)")
+from plum.inputs.phrase_places import locate_highlights
 
 
 @dataclass(frozen=True)
@@ -109,45 +107,6 @@ def answer_about(
     )
 
 
-def locate_highlights(text: str, phrases: Sequence[str]) -> tuple[CharSpan, ...]:
-    """Find phrases at word boundaries, ignoring case.
-
-    A phrase selects one occurrence: a phrase given n times must occur exactly n times. Occurrences inside a longer
-    given phrase do not count ("wheel" inside "front wheel"). "wheel#2" is the second of all occurrences of "wheel".
-
-    Args:
-        text: the answer.
-        phrases: in any order.
-
-    Returns:
-        One span per phrase, in the order given.
-
-    Raises:
-        ValueError: a phrase is missing or ambiguous; the message lists its positions and says how to choose one.
-    """
-    located: dict[int, CharSpan] = {}
-    for index, phrase in enumerate(phrases):
-        if numbered := _NUMBERED.fullmatch(phrase):
-            located[index] = _numbered_occurrence(text, numbered[1], int(numbered[2]))
-    plain = [index for index in range(len(phrases)) if index not in located]
-    for index in sorted(plain, key=lambda i: -len(phrases[i])):
-        if index in located:
-            continue
-        phrase = phrases[index]
-        same = [other for other in plain if phrases[other].lower() == phrase.lower()]
-        free = [span for span in find_occurrences(text, phrase) if not _is_inside(span, located.values())]
-        if len(free) != len(same):
-            _fail(text, phrase, free, len(same))
-        located |= dict(zip(same, free, strict=True))
-    return tuple(located[index] for index in range(len(phrases)))
-
-
-def find_occurrences(text: str, phrase: str) -> list[CharSpan]:
-    """Return all occurrences of a phrase, left to right."""
-    pattern = re.compile(rf"(?<!\w){re.escape(phrase)}(?!\w)", re.IGNORECASE)
-    return [CharSpan(match.start(), match.end()) for match in pattern.finditer(text)]
-
-
 def parse_char_range(text: str) -> CharSpan:
     """Parse a range such as "10:19".
 
@@ -158,31 +117,6 @@ def parse_char_range(text: str) -> CharSpan:
     if match is None or int(match[1]) >= int(match[2]):
         raise ValueError(f"{text!r} is not a range of characters; write START:END with START < END, such as 10:19")
     return CharSpan(int(match[1]), int(match[2]))
-
-
-def _numbered_occurrence(text: str, phrase: str, number: int) -> CharSpan:
-    found = find_occurrences(text, phrase)
-    if not found:
-        _fail(text, phrase, found, 1)
-    if not 1 <= number <= len(found):
-        raise ValueError(f"{phrase!r} occurs {len(found)} times in {text!r}, so there is no {phrase}#{number}")
-    return found[number - 1]
-
-
-def _is_inside(span: CharSpan, others: Iterable[CharSpan]) -> bool:
-    return any(other.start <= span.start and span.end <= other.end for other in others)
-
-
-def _fail(text: str, phrase: str, found: Sequence[CharSpan], num_wanted: int) -> NoReturn:
-    if not find_occurrences(text, phrase):
-        raise ValueError(f"the phrase {phrase!r} is not in the answer {text!r}")
-    if len(found) < num_wanted:
-        raise ValueError(f"the phrase {phrase!r} is asked for {num_wanted} times, the answer {text!r} has {len(found)}")
-    places = ", ".join(f"{span.start}:{span.end}" for span in find_occurrences(text, phrase))
-    raise ValueError(
-        f"the phrase {phrase!r} occurs several times in the answer {text!r} (characters {places}): choose with "
-        f"{phrase}#1, {phrase}#2, ... or with characters"
-    )
 
 
 def _check_ranges(text: str, ranges: Sequence[CharSpan]) -> Sequence[CharSpan]:

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from partonomy.datasets.photographs import copy_training_images
 from plum.checkpoints.store import has_heads, has_projector, save_pretrained, save_trained
-from plum.data.build import PAIRS, benchmark_images, build_mixture
+from plum.data.build import benchmark_images, build_mixture, held_out_images
 from plum.data.collate import Collator
 from plum.data.excluded_images import TrainingImages
 from plum.data.loader import load_batches
@@ -25,7 +25,7 @@ from plum.models.systems.registry import build_model
 from plum.models.systems.special_tokens import add_written_tokens, initialise_new_rows, with_special_tokens
 from plum.models.trainable import TrainableRow, set_trainable
 from plum.structures import Batch
-from plum.train_config import DataConfig, TrainConfig
+from plum.train_config import TrainConfig
 from plum.training.engine import Engine, build_engine
 from plum.training.exit_status import RunStoppedError
 from plum.training.initialise import Placement, build_from, with_fit_of
@@ -110,7 +110,8 @@ def build_parts(config: TrainConfig, device: torch.device) -> TrainingParts:
     rows = set_trainable(model, config.trainable)
     sam_features = open_feature_cache(config, model)
     collator = Collator(tokenizer, model.config, config.data, sam_features)
-    images = benchmark_images(_without_held_out(config))
+    held_out = () if config.validation is None else held_out_images(config.validation.sources)
+    images = benchmark_images(config.data, held_out)
     has_pretext = config.part_pretext is not None
     mixture = build_mixture(
         config.data,
@@ -124,8 +125,8 @@ def build_parts(config: TrainConfig, device: torch.device) -> TrainingParts:
     objective = build_objective(model, config, mixture.class_pixels, sam_features)
     if config.engine.gradient_checkpointing:
         model.enable_gradient_checkpointing()
-    held_out = _read_held_out(config, collator)
-    return TrainingParts(tokenizer, model, rows, objective, collator, mixture, images, sam_features, held_out)
+    validated = _read_held_out(config, collator)
+    return TrainingParts(tokenizer, model, rows, objective, collator, mixture, images, sam_features, validated)
 
 
 def _read_held_out(config: TrainConfig, collator: Collator) -> MixtureDataset | None:
@@ -150,16 +151,6 @@ def _read_held_out(config: TrainConfig, collator: Collator) -> MixtureDataset | 
         has_marks=bool(collator.notation.protocol_note),
         notation=collator.notation,
     )
-
-
-def _without_held_out(config: TrainConfig) -> DataConfig:
-    """Return the run's data with the images of its validations among the excluded ones."""
-    held_out = (
-        ()
-        if config.validation is None
-        else tuple(one.path for one in config.validation.sources if one.path and one.kind != PAIRS)
-    )
-    return replace(config.data, exclude_images=(*config.data.exclude_images, *held_out))
 
 
 def fit(

@@ -7,10 +7,11 @@ random number of the run and changes no weight: a run with validation has the lo
 import json
 import logging
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.distributed
@@ -161,7 +162,7 @@ class RunValidation:
         self._file, self._weights = folder / VALIDATIONS_FILE, folder / BEST_FOLDER
 
     def is_due(self, update: int, num_updates: int) -> bool:
-        """Return whether the weights after an update are validated."""
+        """Return whether the weights after an update are validated; those before the first update are, too."""
         return update % self.config.every == 0 or update == num_updates
 
     def resume(self, update: int, num_updates: int) -> None:
@@ -170,8 +171,8 @@ class RunValidation:
         Raises:
             ValueError: a line of the file is damaged; the message names it.
         """
-        self.validations = [one for one in _read_validations(self._file) if one.update <= update]
-        if update and self.is_due(update, num_updates) and update not in [one.update for one in self.validations]:
+        self.validations = [one for one in read_validations(self._file) if one.update <= update]
+        if self.is_due(update, num_updates) and update not in [one.update for one in self.validations]:
             self.run(update)
 
     def run(self, update: int) -> Validation:
@@ -183,13 +184,14 @@ class RunValidation:
                 self._keep(found)
             write_text_atomically(self._file, "".join(json.dumps(asdict(one)) + "\n" for one in self.validations))
             mark = "the best so far" if self.best() is found else f"best: update {self._best().update}"
-            logger.info("validation after update %d: %s (%s)", update, found.describe(), mark)
+            when = f"after update {update}" if update else "before training"
+            logger.info("validation %s: %s (%s)", when, found.describe(), mark)
         self.ranks.barrier()
         return found
 
     def best(self) -> Validation | None:
         """Return the best validation, the earliest of equal ones; None before the first."""
-        return max(self.validations, key=self._quality, default=None)
+        return best_of(self.validations, self.config.metric) if self.validations else None
 
     @property
     def is_over(self) -> bool:
@@ -231,18 +233,27 @@ class RunValidation:
             if not path.name.startswith(f"{_stem(best)}.") and not path.name.startswith(f"{_stem(best)}-"):
                 path.unlink()
 
-    def _quality(self, validation: Validation) -> float:
-        if self.config.metric == "loss":
-            return -math.inf if validation.loss is None else -validation.loss
-        return -math.inf if validation.micro_giou is None else validation.micro_giou
-
 
 def _stem(validation: Validation) -> str:
     return f"update_{validation.update:06d}"
 
 
-def _read_validations(path: Path) -> list[Validation]:
-    """Read a run's validations; a last line that was not written to its end is left out."""
+def best_of(validations: Sequence[Validation], metric: Literal["micro_giou", "loss"]) -> Validation:
+    """Return the best validation by a metric, the earliest of equal ones; there is at least one."""
+
+    def quality(validation: Validation) -> float:
+        value = validation.micro_giou if metric == "micro_giou" else validation.loss
+        return -math.inf if value is None else value if metric == "micro_giou" else -value
+
+    return max(validations, key=quality)
+
+
+def read_validations(path: Path) -> list[Validation]:
+    """Read a run's validations; a last line that was not written to its end is left out.
+
+    Raises:
+        ValueError: a line is damaged; the message names the file and the line.
+    """
     if not path.exists():
         return []
     found = []

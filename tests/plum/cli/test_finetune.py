@@ -10,12 +10,12 @@ import yaml
 from partonomy.__main__ import main as partonomy
 from plum.checkpoints.store import load_pretrained, save_pretrained
 from plum.cli.main import main
+from plum.doctor.finetune_plan import USABLE_SHARE, FineTuneRequest, Machine, plan_finetune
 from plum.doctor.memory import estimate_memory
 from plum.models.systems.registry import build_model
 from plum.models.systems.special_tokens import with_special_tokens
 from plum.models.tiny import tiny_model_config
 from plum.training.config_file import load_train_config
-from plum.training.finetune import USABLE_SHARE, FineTuneRequest, Machine, plan_finetune
 from tests.plum.data.part_world import write_world
 from tests.plum.data.tokenizers_for_tests import byte_level
 
@@ -166,3 +166,29 @@ def test_from_annotations_to_the_report(
     assert main(["finetune", *flags]) == 0, "every step is finished"
     assert "plum export" not in capsys.readouterr().out
     assert (output / "model" / "config.json").stat().st_mtime_ns == stamp
+
+
+def test_from_a_file_of_questions_and_masks_to_the_scores(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("NUM_RANKS", "1")
+    images = world / "six" / "images"
+    box = [[4, 16, 8, 16, 8, 20, 4, 20]]
+    records = [
+        {"image": str(path), "question": "Parts?", "answer": "It has a wheel.", "phrases": ["wheel"], "masks": [box]}
+        for path in sorted(images.iterdir())
+    ]
+    data, output = tmp_path / "mine.json", tmp_path / "out"
+    data.write_text(json.dumps(records))
+    flags = ["--data", str(data), "--init_from", str(world / "model"), "--output", str(output)]
+    assert main(["finetune", *flags, "--images", str(images), "--plan_only"]) == 1
+    assert "names its own images" in capsys.readouterr().err
+    assert main(["finetune", *flags, "--images_per_update", "2", "--set", "num_updates=2"]) == 0
+    printed = capsys.readouterr().out
+    assert "5 images to train on, 1 held out" in printed
+    assert "Held-out images before training: loss" in printed
+    assert "Held-out images with the saved weights (update " in printed
+    assert load_pretrained(output / "model").config.lora is None
+    lines = [json.loads(line) for line in (output / "run" / "validations.jsonl").read_text().splitlines()]
+    assert [line["update"] for line in lines] == [0, 2]
+    assert {line["num_masks"] for line in lines} == {1}

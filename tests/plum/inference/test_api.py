@@ -25,15 +25,23 @@ def _place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_place")
-def test_the_three_lines_of_the_readme() -> None:
-    (block,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), flags=re.MULTILINE | re.DOTALL)
-    lines = [line for line in block.splitlines() if line.strip()]
-    assert len(lines) == 3
+@pytest.mark.parametrize("page", ["README.md", "docs/quickstart.md"])
+def test_the_example_of_a_page(page: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), flags=re.MULTILINE | re.DOTALL)
     names: dict[str, object] = {}
     exec(block, names)
-    (prediction,) = (value for value in names.values() if isinstance(value, Prediction))
+    prediction = names["prediction"]
+    assert isinstance(prediction, Prediction)
     assert prediction.masks.shape == (2, 20, 28)
     assert prediction.masks.dtype == np.bool_
+    if page == "README.md":
+        answer = names["answer"]
+        assert isinstance(answer, Prediction)
+        printed = capsys.readouterr().out
+        first = f"{answer.text} {answer.masks.shape}\n"
+        assert printed.startswith(first)
+        lines = printed.removeprefix(first).splitlines()
+        assert [line.rsplit(" ", 1)[0] for line in lines] == ["left wing", "tail fin"]
     phrases = [prediction.text[span.start : span.end] for span in prediction.spans]
     assert all(f'"{phrase}"' in block for phrase in phrases)
 

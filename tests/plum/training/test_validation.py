@@ -70,7 +70,7 @@ def test_a_run_is_the_same_with_validation_and_without(folder: Path) -> None:
     ]
     assert losses[0] == losses[1]
     found = read(validated)
-    assert [one.update for one in found] == [1, 2, 3, 4]
+    assert [one.update for one in found] == [0, 1, 2, 3, 4]
     finished = json.loads((Path(validated.run_dir) / "finished.json").read_text())
     assert finished["best_update"] == max(found, key=lambda one: one.micro_giou or 0.0).update
 
@@ -78,7 +78,8 @@ def test_a_run_is_the_same_with_validation_and_without(folder: Path) -> None:
 def test_scores_are_those_of_the_saved_model(folder: Path) -> None:
     config = with_validation(folder, make_config(folder, "scored"), every=4)
     train(config)
-    (found,) = read(config)
+    start, found = read(config)
+    assert (start.update, found.update) == (0, 4)
     loaded = load_pretrained(Path(config.run_dir) / "model")
     mixture = build_mixture(
         DataConfig(sources=(SourceConfig("part_referring", str(folder / "held_out")),)), seed=0, with_part_maps=False
@@ -106,7 +107,7 @@ def sample_ious(predictor: Predictor, sample: object) -> Iterator[float]:
 @pytest.mark.parametrize(("metric", "best"), [("micro_giou", 2), ("loss", 2)])
 def test_the_best_weights_are_saved(folder: Path, monkeypatch: pytest.MonkeyPatch, metric: str, best: int) -> None:
     config = with_validation(folder, make_config(folder, f"best_{metric}", num_updates=5), metric=metric)
-    seen = scripted(monkeypatch, {2: 0.5, 4: 0.5, 5: 0.4})  # of equal ones the first
+    seen = scripted(monkeypatch, {0: 0.1, 2: 0.5, 4: 0.5, 5: 0.4})  # of equal ones the first
     train(config)
     run = Path(config.run_dir)
     saved = load_pretrained(run / "model").model.state_dict()
@@ -122,24 +123,32 @@ def test_the_best_weights_are_saved(folder: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_patience_ends_the_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = with_validation(folder, make_config(folder, "patient", num_updates=12), patience=2)
-    seen = scripted(monkeypatch, {2: 0.3, 4: 0.5, 6: 0.4, 8: 0.45})
+    seen = scripted(monkeypatch, {0: 0.1, 2: 0.3, 4: 0.5, 6: 0.4, 8: 0.45})
     train(config)
-    assert sorted(seen) == [2, 4, 6, 8]
+    assert sorted(seen) == [0, 2, 4, 6, 8]
     finished = json.loads((Path(config.run_dir) / "finished.json").read_text())
     assert (finished["num_updates"], finished["best_update"]) == (8, 4)
 
 
+def test_weights_that_training_made_worse_are_not_saved(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = with_validation(folder, make_config(folder, "worse"))
+    seen = scripted(monkeypatch, {0: 0.9, 2: 0.5, 4: 0.4})
+    train(config)
+    saved = load_pretrained(Path(config.run_dir) / "model").model.state_dict()
+    assert all(torch.equal(saved[name], tensor) for name, tensor in seen[0].items())
+
+
 def test_without_patience_a_run_goes_to_its_end(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = with_validation(folder, make_config(folder, "endless", num_updates=8))
-    seen = scripted(monkeypatch, {2: 0.5, 4: 0.4, 6: 0.3, 8: 0.2})
+    seen = scripted(monkeypatch, {0: 0.1, 2: 0.5, 4: 0.4, 6: 0.3, 8: 0.2})
     train(config)
-    assert sorted(seen) == [2, 4, 6, 8]
+    assert sorted(seen) == [0, 2, 4, 6, 8]
 
 
 def test_a_run_killed_around_a_validation_resumes_to_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = with_validation(folder, make_config(folder, "whole", num_updates=6), patience=2)
     killed = with_validation(folder, make_config(folder, "killed", num_updates=6), patience=2)
-    scores = {2: 0.5, 4: 0.4, 6: 0.6}
+    scores = {0: 0.1, 2: 0.5, 4: 0.4, 6: 0.6}
     scripted(monkeypatch, scores)
     train(whole)
     validate = Trainer._validate
@@ -163,13 +172,13 @@ def test_a_stopped_run_that_was_killed_before_its_model_trains_no_further(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = with_validation(folder, make_config(folder, "stopped", num_updates=12), patience=1)
-    seen = scripted(monkeypatch, {2: 0.5, 4: 0.4})
+    seen = scripted(monkeypatch, {0: 0.1, 2: 0.5, 4: 0.4})
     with monkeypatch.context() as patch:
         patch.setattr("plum.training.run.save_pretrained", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
         with pytest.raises(KeyboardInterrupt):
             train(config)
     train(config)
-    assert sorted(seen) == [2, 4]
+    assert sorted(seen) == [0, 2, 4]
     saved = load_pretrained(Path(config.run_dir) / "model").model.state_dict()
     assert all(torch.equal(saved[name], tensor) for name, tensor in seen[2].items())
 
@@ -192,9 +201,9 @@ def test_deepspeed_validates_as_the_plain_engine(folder: Path) -> None:
     runs = [replace(one, run_dir=f"{one.run_dir}_engine") for one in runs]
     for config in runs:
         train(config)
-    (plain,), (deepspeed,) = map(read, runs)
-    assert deepspeed.loss == pytest.approx(plain.loss, rel=1e-4)
-    assert deepspeed.num_masks == plain.num_masks
+    for plain, deepspeed in zip(*map(read, runs), strict=True):
+        assert deepspeed.loss == pytest.approx(plain.loss, rel=1e-4)
+        assert deepspeed.num_masks == plain.num_masks
 
 
 def test_a_smoke_run_does_not_validate(folder: Path) -> None:

@@ -1,12 +1,16 @@
 """Plans a fine-tuning: the configuration of a run on a built data set, chosen for the model and the machine."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from partonomy.datasets.store import ANNOTATIONS_FILE, load_questions
+from partonomy.files import iterate_records
 from plum.checkpoints.model_config_io import read_model_config
 from plum.config import LoraConfig, ModelConfig
+from plum.data.build import OWN_ANSWERS
+from plum.data.readers.grounded_answers import read_grounded_answers
 from plum.doctor.memory import estimate_memory
 from plum.train_config import (
     DataConfig,
@@ -48,8 +52,8 @@ class FineTuneRequest:
     """What the user asks for; None leaves the choice to the plan.
 
     Attributes:
-        data: built data set to train on.
-        held_out: built data set to validate on.
+        data: what to train on: a built data set, or a file of `plum.data.readers.grounded_answers`.
+        held_out: what to validate on, in one of these forms.
         init_from: saved model with heads.
         run_dir: folder of the training run.
         epochs: number of times that each image is seen.
@@ -86,12 +90,7 @@ def plan_finetune(request: FineTuneRequest, machine: Machine) -> FineTunePlan:
     _check_numbers(request)
     model, rank_note = _with_adapters(read_model_config(request.init_from))
     sources = _choose_sources(request.data)
-    num_images = len({question.image_path for question in load_questions(request.data).questions})
-    held_out = len({question.image_path for question in load_questions(request.held_out).questions})
-    if not num_images or not held_out:
-        raise ValueError(
-            f"{request.held_out if num_images else request.data} has no question; build it from more images"
-        )
+    num_images, held_out = (_count_images(data) for data in (request.data, request.held_out))
     per_update = _divisible(request.images_per_update or IMAGES_PER_UPDATE, machine.num_ranks)
     epochs = request.epochs or max(LEAST_EPOCHS, LEAST_UPDATES * per_update / num_images)
     num_updates = max(1, math.ceil(epochs * num_images / per_update))
@@ -133,12 +132,46 @@ def plan_finetune(request: FineTuneRequest, machine: Machine) -> FineTunePlan:
             + ("" if request.epochs else f" (at least {LEAST_UPDATES} updates; --epochs changes it)"),
             f"validation: every {every} updates; the best weights are saved; "
             f"after {PATIENCE} without a better one the run ends",
+            "held-out images: they choose the best weights and are then scored, so the scores are slightly optimistic; "
+            "score other images for numbers to publish",
             f"weights: {rank_note}; learning rate {rate:g}" + (" (small model)" if is_small else " (the paper's)"),
             f"machine: {machine.num_ranks} {'GPUs' if has_gpu else 'processes on the CPU'}, {config.engine.precision}, "
             f"{memory_note}",
             f"prompt: the model's own, {model.llava.conversation}; the tokenizer is the model's",
         ),
     )
+
+
+def is_answer_file(data: Path) -> bool:
+    """Return whether a data set is a file of questions, answers and masks; a folder or a COCO-style file is none.
+
+    Raises:
+        ValueError: the file is not JSON.
+    """
+    if not data.is_file():
+        return False
+    with data.open("rb") as file:
+        first = file.read(4096).lstrip()
+    if first.startswith(b"["):
+        record = next(iterate_records(data), None)
+        return isinstance(record, Mapping) and "image" in record and not {"qa_pairs", "image_path"} & record.keys()
+    return data.suffix == ".jsonl"
+
+
+def _count_images(data: Path) -> int:
+    """Return the number of images that have a question.
+
+    Raises:
+        ValueError: there is none.
+    """
+    number = (
+        len(read_grounded_answers(data))
+        if is_answer_file(data)
+        else len({question.image_path for question in load_questions(data).questions})
+    )
+    if not number:
+        raise ValueError(f"{data} has no question; build it from more images")
+    return number
 
 
 def _check_numbers(request: FineTuneRequest) -> None:
@@ -159,6 +192,8 @@ def _with_adapters(model: ModelConfig) -> tuple[ModelConfig, str]:
 def _choose_sources(data: Path) -> tuple[SourceConfig, ...]:
     """Return the mixture of the tiny recipe; a record file without annotations has questions alone."""
     path = str(data)
+    if is_answer_file(data):
+        return (SourceConfig(OWN_ANSWERS, path),)
     asked = SourceConfig("explanatory", path, weight=6)
     if not (data / ANNOTATIONS_FILE).is_file():
         return (asked,)
@@ -166,7 +201,9 @@ def _choose_sources(data: Path) -> tuple[SourceConfig, ...]:
 
 
 def _held_out_source(held_out: Path) -> SourceConfig:
-    """Return the phrases that are validated: the names of all parts, or else the questions' answers."""
+    """Return the phrases that are validated: the names of all parts, or else those of the answers."""
+    if is_answer_file(held_out):
+        return SourceConfig(OWN_ANSWERS, str(held_out))
     has_annotations = (held_out / ANNOTATIONS_FILE).is_file()
     return SourceConfig("part_referring" if has_annotations else "explanatory", str(held_out))
 
