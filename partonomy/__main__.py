@@ -4,7 +4,6 @@ import ast
 import importlib
 import inspect
 import logging
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,23 +13,21 @@ from typing import Any, get_args, get_origin
 from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentParser
 
+from partonomy.cli.exit_status import run_command
 from partonomy.cli.parsers import (
     COMPLETION_FLAG,
     SHELLS,
     add_version,
     completion_shell,
-    error_line,
     example,
     parse_words,
     print_completion,
     settings_parser,
 )
-from partonomy.machine_faults import MachineFault
 from partonomy.terminal import safe_output
 
 PROGRAM = "python -m partonomy"
 RUN_EXAMPLE = "partonomy --questions data/mine --model random --output runs/mine_random"
-STATUS_BROKEN_PIPE = 141  # the status that a shell reports for a program ended by SIGPIPE
 
 
 @dataclass(frozen=True)
@@ -143,8 +140,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run one command; its output goes through a filter of control characters (`partonomy.terminal`).
 
     Returns:
-        The command's exit status, or 0 if it returns none. An error in the input is printed without a traceback and
-        gives 1. A closed output pipe gives 141, the status of SIGPIPE.
+        The exit status; see `partonomy.cli.exit_status`.
     """
     with safe_output():
         return _run(arguments)
@@ -162,35 +158,21 @@ def _program_parser() -> ArgumentParser:
 def _run(arguments: Sequence[str]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("sentence_transformers").setLevel(logging.WARNING)
+    return run_command(lambda: _run_named(arguments), arguments)
+
+
+def _run_named(arguments: Sequence[str]) -> int | None:
+    """Parse the arguments and run the command that they name."""
+    if shell := completion_shell(arguments):
+        print_completion(build_parser(), "partonomy", shell)
     named = next((command for command in COMMANDS if list(arguments[:1]) == [command.name]), None)
-    has_own_parser = named is not None and bool(named.fill)
-    try:
-        if not has_own_parser:
-            if completing := completion_shell(arguments):
-                print_completion(build_parser(), "partonomy", completing)
-            if named is None:
-                parse_words(build_outline(), arguments)
-            parsed = parse_words(build_parser(named.name if named else None), arguments)
-            named = next(command for command in COMMANDS if command.name == parsed.command)
-        assert named is not None
-        if has_own_parser:
-            status = named.load()(arguments[1:])
-        else:
-            settings = {key: value for key, value in parsed[parsed.command].items() if key != "config"}
-            status = named.load()(**settings)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader of a pipe ("| head") has closed it. The rest of the buffer must not hit the closed pipe again when
-        # the interpreter flushes it at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return STATUS_BROKEN_PIPE
-    except (OSError, ValueError, RuntimeError) as error:
-        print(f"error: {error_line(error, arguments)}", file=sys.stderr)  # noqa: T201  the command line's own output
-        return 1
-    except MemoryError as error:
-        print(f"error: {MachineFault(error)}", file=sys.stderr)  # noqa: T201
-        return 1
-    return status or 0
+    if named is None:
+        parse_words(build_outline(), arguments)
+    elif named.fill:
+        return named.load()(arguments[1:])
+    parsed = parse_words(build_parser(named.name if named else None), arguments)
+    named = next(command for command in COMMANDS if command.name == parsed.command)
+    return named.load()(**{key: value for key, value in parsed[parsed.command].items() if key != "config"})
 
 
 def _load(place: str) -> Any:

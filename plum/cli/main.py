@@ -4,24 +4,22 @@ A command's packages (torch, transformers, ...) take seconds to import, so help 
 """
 
 import logging
-import sys
 from collections.abc import Sequence
 from importlib import import_module
 
 from partonomy.cli.config_files import FLAG, naming_config_files
+from partonomy.cli.exit_status import run_command
 from partonomy.cli.parsers import (
     COMPLETION_FLAG,
     SHELLS,
     PlainParser,
     add_version,
     completion_shell,
-    error_line,
     example,
     parse_words,
     print_completion,
     underscored,
 )
-from partonomy.machine_faults import MachineFault
 from partonomy.terminal import safe_output
 from plum.cli import config_flags
 from plum.cli.commands import COMMANDS, EXAMPLES, PROGRAM
@@ -59,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run one command; its output goes through a filter of control characters (`partonomy.terminal`).
 
     Returns:
-        Exit status: 0, or 1 after an error in the input, which is printed without a traceback.
+        The exit status; see `partonomy.cli.exit_status`.
     """
     if arguments[:1] == ["train"]:  # its flags are the keys of a configuration, which its own parser knows
         from plum.cli.train import run_training
@@ -72,18 +70,15 @@ def main(arguments: Sequence[str]) -> int:
 def _run(arguments: Sequence[str]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     words = underscored(arguments)
+    return run_command(lambda: _run_named(words), words)
+
+
+def _run_named(words: Sequence[str]) -> None:
+    """Parse the arguments and run the command that they name."""
+    if shell := completion_shell(words):
+        print_completion(build_parser(), "plum", shell)
     named = [name for name in words[:1] if name in COMMANDS]
-    try:
-        if shell := completion_shell(words):
-            print_completion(build_parser(), "plum", shell)
-        expanded = config_flags.expand_config(words) if named and named[0] in WITH_CONFIG else words
-        with naming_config_files(words):  # whose names `expanded` lacks
-            parsed = parse_words(build_parser(named), expanded)
-        parsed.run(parsed)
-    except (OSError, ValueError, RuntimeError) as error:
-        print(f"error: {error_line(error, words)}", file=sys.stderr)
-        return 1
-    except MemoryError as error:
-        print(f"error: {MachineFault(error)}", file=sys.stderr)
-        return 1
-    return 0
+    expanded = config_flags.expand_config(words) if named and named[0] in WITH_CONFIG else words
+    with naming_config_files(words):  # whose names `expanded` lacks
+        parsed = parse_words(build_parser(named), expanded)
+    parsed.run(parsed)
