@@ -319,5 +319,15 @@ class TrainConfig:
     save_model: Literal["full", "trained"] = "full"
     """Weights to save in `run_dir`/model at the end: all of them, or only the trained ones, with the path of
     `init_from`."""
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    """Services that show the metrics, which `run_dir`/metrics.jsonl has in any case. Each needs its package."""
+    tracker_project: str = "plum"
+    """Project of Weights & Biases and Trackio that holds the run."""
     tensorboard: bool = False
-    """Also write the metrics for TensorBoard, which has to be installed."""
+    """Earlier name of `trackers: [tensorboard]`; both have the same effect."""
+
+    @property
+    def all_trackers(self) -> tuple[str, ...]:
+        """The trackers of the run, in whichever way they are named."""
+        earlier = ("tensorboard",) if self.tensorboard else ()
+        return tuple(dict.fromkeys((*self.trackers, *earlier)))

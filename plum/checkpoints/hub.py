@@ -1,16 +1,21 @@
-"""Finds a saved model by its folder or by its name on the Hugging Face Hub (`organisation/name`)."""
+"""Finds a saved model by its folder or by its name on the Hugging Face Hub (`organisation/name`), and downloads it."""
 
+import logging
 import re
+import shutil
 from pathlib import Path
 
 from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from plum.checkpoints.model_config_io import CONFIG_FILE, describe_conversion, read_model_config
+from plum.checkpoints.store import saved_tensors
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_FILES = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt", "README.md")
+HUB_FILES = ("*.json", "*.safetensors", "*.crc32", "*.model", "*.jinja", "*.txt", "README.md")
 """The files of a saved model; no pickles and no code are downloaded."""
+_DOWNLOAD_STATE = Path(".cache", "huggingface")
+"""Where huggingface_hub keeps the state of a download to a folder."""
 
 
 def find_checkpoint(name: str | Path) -> Path:
@@ -33,12 +38,57 @@ def find_checkpoint(name: str | Path) -> Path:
     return _download(str(name))
 
 
-def _download(name: str) -> Path:
-    """Download a model of the Hub, its configuration first: that of another architecture is refused there."""
+def hide_requests() -> None:
+    """Keep the log of HTTP requests, a line for each, out of the messages of a command."""
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
+def is_hub_name(name: str) -> bool:
+    """Return whether a text has the form `organisation/name`."""
+    return _HUB_NAME.fullmatch(name) is not None
+
+
+def pull_model(name: str, folder: Path, revision: str | None = None) -> None:
+    """Download a model of the Hub to a new folder; the same call continues an interrupted download.
+
+    Args:
+        name: `organisation/name` on the Hub.
+        folder: is created; it must not exist, or hold an unfinished download.
+        revision: branch, tag or commit; None for the main branch.
+
+    Raises:
+        FileExistsError: the folder holds something else.
+        FileNotFoundError: the Hub has no such model, or cannot be reached.
+        ValueError: the name is not one of the Hub, or the Hub's model is not one that plum saved.
+    """
+    if not is_hub_name(name):
+        raise ValueError(f"{name}: not a name on the Hugging Face Hub; write organisation/name")
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder} is a file; name a new folder")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / _DOWNLOAD_STATE).is_dir():
+        raise FileExistsError(f"{folder} is not empty; name a new folder")
+    _download(name, folder, revision)
+    saved_tensors(folder)  # raises an error if a file of weights is missing
+    shutil.rmtree(folder / _DOWNLOAD_STATE.parts[0])  # the download is complete
+
+
+def _download(name: str, folder: Path | None = None, revision: str | None = None) -> Path:
+    """Download a model of the Hub, its configuration first: that of another architecture is refused there.
+
+    Args:
+        name: `organisation/name` on the Hub.
+        folder: where to; None for the Hub's cache.
+        revision: branch, tag or commit; None for the main branch.
+
+    Returns:
+        The folder that holds the model.
+    """
+    hide_requests()
     try:
-        config = Path(hf_hub_download(name, CONFIG_FILE))
+        config = Path(hf_hub_download(name, CONFIG_FILE, revision=revision, local_dir=folder))
         _require_saved_model(name, config.parent)
-        return Path(snapshot_download(name, allow_patterns=list(_FILES)))
+        patterns = list(HUB_FILES)
+        return Path(snapshot_download(name, revision=revision, local_dir=folder, allow_patterns=patterns))
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise FileNotFoundError(

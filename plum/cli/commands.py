@@ -7,9 +7,12 @@ COMMANDS: Final[dict[str, str]] = {
     "finetune": "fine-tune a saved model on your annotated images, score it and write a report",
     "segment": "answer a question about an image and segment the phrases that the answer tags",
     "chat": "chat about an image in the terminal; the model sees all earlier turns",
+    "demo": "ask about photos on a web page, and segment any words of the answer",
     "train-tokenizer": "train a byte-level BPE tokenizer on all texts that data sets can yield",
     "teacher-forced": "measure span tags and next-token loss on held-out data",
     "export": "merge a trained model's adapters and save the result",
+    "push": "upload a saved model to the Hugging Face Hub, with its model card",
+    "pull": "download a model of the Hugging Face Hub to a folder",
     "predict": "ask about many images and write overlays, masks and an HTML page",
     "data-status": "list the data sets that are there, and where to get the others",
     "convert": "convert a published checkpoint of LISA, M2SA, GLaMM or PLUM's authors to a saved model",
@@ -31,6 +34,9 @@ EXAMPLES: Final[dict[str, str]] = {
     "segment": "--checkpoint runs/quickstart/model --image photo.jpg \\\n"
     "      --question 'Which parts are visible?' --output out",
     "chat": "--checkpoint runs/quickstart/model --image photo.jpg",
+    "demo": "--checkpoint runs/quickstart/model",
+    "push": "runs/quickstart/model my-name/my-model",
+    "pull": "my-name/my-model models/my-model",
     "train-tokenizer": "--datasets data/synthetic/train --output data/tokenizer",
     "teacher-forced": "--checkpoint runs/quickstart/model --data data/synthetic/validation \\\n"
     "      --output runs/quickstart/teacher_forced.json",

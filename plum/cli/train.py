@@ -1,6 +1,7 @@
 """`python -m plum train`: the program train.py, which an installed package has only in this form."""
 
 import argparse
+import os
 from collections.abc import Sequence
 
 from plum.cli.commands import COMMANDS
@@ -20,10 +21,11 @@ def run_training(arguments: Sequence[str], name: str = "train.py") -> int:
     """
     from plum.training.config_file import load_start
     from plum.training.reporting import run_reported, start_log
-
-    start_log()
+    from plum.training.slurm import launcher_variables
 
     def program() -> int:
+        os.environ.update(launcher_variables(os.environ))
+        start_log()
         start = load_start(arguments)
         from plum.training.run import train  # torch and transformers come with it, so not before the arguments are read
 

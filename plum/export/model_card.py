@@ -5,19 +5,17 @@ from pathlib import Path
 
 from partonomy.benchmarks.task import ALL
 from partonomy.harness.provenance import overlap_line
-from partonomy.harness.run_folder import SUMMARY_FILE
-from partonomy.harness.summary import Summary, read_summary
+from partonomy.harness.summary import Summary
 from partonomy.metrics.bootstrap import Estimate
 from plum.checkpoints.model_weights import empty_model
 from plum.checkpoints.store import CARD_FILE
 from plum.config import ModelConfig
 from plum.data.catalogue import CATALOGUE, DATA_OF_KIND
+from plum.export.card_metadata import TAGS, CardMetadata, quoted_metrics, read_card, read_scores, with_metadata
 from plum.export.export_source import RUN_CONFIG, ExportSource
 from plum.models.parameter_counts import count_components
 from plum.train_config import SourceConfig, TrainConfig
 from plum.training.config_file import load_train_config
-
-SHOWN_METRICS = ("giou_micro_paired", "giou_macro_paired", "parts_accuracy", "parts_f1", "objects_accuracy")
 
 
 def write_card(
@@ -43,9 +41,31 @@ def write_card(
         *_describe_scores(summaries),
         *_describe_parameters(config),
         *_describe_licences(source),
-        *([f"## Card of the exported model\n\n{source.card.strip()}"] if source.card.strip() else []),
+        *([f"## Card of the exported model\n\n{_text_of(source.card)}"] if _text_of(source.card) else []),
     ]
-    (folder / CARD_FILE).write_text("\n\n".join(blocks) + "\n", encoding="utf-8")
+    text = with_metadata("\n\n".join(blocks) + "\n", name, _metadata(source, config), summaries)
+    (folder / CARD_FILE).write_text(text, encoding="utf-8")
+
+
+def _metadata(source: ExportSource, config: ModelConfig) -> CardMetadata:
+    """Return what the Hub reads: the data of all stages; the base, if its own card names it on the Hub."""
+    used = [one for stage in _stages(source.run) for one in stage.data.sources]
+    names = [Path(one.path).name if one.path else _catalogue_name(one) for one in used]
+    card = None if source.base is None else source.base / CARD_FILE
+    base = None if card is None or not card.is_file() else _read(card.read_text(encoding="utf-8"))[0].base_model
+    return CardMetadata(tags=(*TAGS, config.system), datasets=tuple(dict.fromkeys(names)), base_model=base)
+
+
+def _read(card: str) -> tuple[CardMetadata, str]:
+    """Split a card into metadata and text; one whose metadata are damaged is all text."""
+    try:
+        return read_card(card)
+    except ValueError:
+        return CardMetadata(), card
+
+
+def _text_of(card: str) -> str:
+    return _read(card)[1].strip()
 
 
 def _describe_base(source: ExportSource) -> list[str]:
@@ -54,7 +74,9 @@ def _describe_base(source: ExportSource) -> list[str]:
     card = source.base / CARD_FILE
     lines = ["## Base model", f"`{source.base}`"]
     if card.is_file():
-        lines.append("\n".join(f"> {line}".rstrip() for line in card.read_text(encoding="utf-8").strip().splitlines()))
+        lines.append(
+            "\n".join(f"> {line}".rstrip() for line in _text_of(card.read_text(encoding="utf-8")).splitlines())
+        )
     return ["\n\n".join(lines)]
 
 
@@ -103,14 +125,12 @@ def _catalogue_name(source: SourceConfig) -> str:
 def _describe_scores(summaries: Sequence[Path]) -> list[str]:
     blocks = ["## Scores"]
     for path in summaries:
-        blocks += _describe_summary(path / SUMMARY_FILE if path.is_dir() else path)
+        blocks += _describe_summary(path)
     return blocks if summaries else [*blocks, "No scores were given to the export (`--summary`)."]
 
 
 def _describe_summary(path: Path) -> list[str]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such summary; --summary takes the output folder of a finished validation")
-    summary = read_summary(path)
+    summary = read_scores(path)
     return _describe_one_group(summary) if set(summary.groups) == {ALL} else _describe_groups(summary)
 
 
@@ -121,13 +141,8 @@ def _describe_one_group(summary: Summary) -> list[str]:
 
 def _describe_groups(summary: Summary) -> list[str]:
     """One row per group and metric: the main metrics of Partonomy, all of any other benchmark."""
-    found = {name for group in summary.groups.values() for name in group.metrics}
-    main_metrics = [name for name in SHOWN_METRICS if name in found]
     rows = [
-        (f"{group.name} {name}", *_cells(group.metrics[name]))
-        for group in summary.groups.values()
-        for name in main_metrics or group.metrics
-        if name in group.metrics and group.metrics[name].value is not None
+        (f"{group} {name}", *_cells(summary.groups[group].metrics[name])) for group, name in quoted_metrics(summary)
     ]
     return [_describe_run(summary), _markdown_table(("metric", "value", "95% interval", "n"), rows)]
 

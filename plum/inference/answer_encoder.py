@@ -45,14 +45,14 @@ class AnswerEncoder:
         """Encode a conversation up to an open question.
 
         Raises:
-            ValueError: the conversation leaves the model no room for an answer.
+            ConversationTooLong: the conversation leaves the model no room for an answer.
         """
         history, question = self._read_turns(turns)
         with _explaining_full_context():
             prompt = self.encoder.encode_prompt(history, question, self._lengths(num_images))
         limit = self._text_limit(prompt)
         if limit is not None and limit - prompt.num_text_tokens < MIN_ANSWER_TOKENS:
-            raise ValueError(_describe_full(prompt.num_text_tokens, limit))
+            raise ConversationTooLong(_describe_full(prompt.num_text_tokens, limit), prompt.num_text_tokens, limit)
         return prompt
 
     def limit_new_tokens(self, prompt: EncodedText, max_new_tokens: int) -> int:

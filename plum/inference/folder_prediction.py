@@ -28,9 +28,9 @@ from partonomy.masks import encode_mask, rle_to_json
 from partonomy.models.contract import Role, Turn
 from partonomy.progress import progress
 from partonomy.visualize import Colour, draw_overlay, part_colours, resize
-from plum.inference.api import read_image
 from plum.inference.highlight import NOTHING, Highlight, answer_about, parse_char_range
 from plum.inference.predictor import MAX_NEW_TOKENS, Prediction, Predictor, default_new_tokens
+from plum.inference.read_images import read_image
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 COLUMNS = ("image", "images", "question", "phrases", "char_ranges", "answer")

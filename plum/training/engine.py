@@ -47,6 +47,16 @@ class Engine(ABC):
     def was_skipped(self) -> bool:
         """Whether the last update was skipped; the same on every rank."""
 
+    @abstractmethod
+    def gradient_norm(self) -> float | None:
+        """Return the norm of the last update's gradient over all trained weights, before clipping.
+
+        The value is copied from the device here, so read it when it is logged, not after every update.
+
+        Returns:
+            The 2-norm of the mean gradient; None before the first update and after a skipped one.
+        """
+
     @property
     @abstractmethod
     def num_updates_done(self) -> int:
@@ -91,6 +101,7 @@ class PlainEngine(Engine):
         self._micro_batches = 0
         self._updates = 0
         self._was_skipped = False
+        self._norm: Tensor | None = None
 
     def forward(self, batch: Batch, is_warmup: bool = False) -> StepResult:
         """Return the losses of one micro-batch."""
@@ -111,6 +122,7 @@ class PlainEngine(Engine):
             return
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._clip)
         self._was_skipped = not bool(torch.isfinite(norm))
+        self._norm = None if self._was_skipped else norm
         if not self._was_skipped:
             self._optimizer.step()
         self._scheduler.step()
@@ -121,6 +133,10 @@ class PlainEngine(Engine):
     def was_skipped(self) -> bool:
         """Whether the last update was skipped because its gradient was not finite."""
         return self._was_skipped
+
+    def gradient_norm(self) -> float | None:
+        """Return the norm of the last update's gradient before clipping; None after a skipped update."""
+        return None if self._norm is None else float(self._norm)
 
     @property
     def num_updates_done(self) -> int:
@@ -227,6 +243,11 @@ class DeepSpeedEngine(Engine):
     def was_skipped(self) -> bool:
         """Whether DeepSpeed skipped the last update because a gradient was not finite."""
         return self._was_skipped
+
+    def gradient_norm(self) -> float | None:
+        """Return the norm of the last update's gradient over all ranks before clipping; None after a skipped update."""
+        norm = None if self._was_skipped else self._engine.get_global_grad_norm()
+        return None if norm is None else float(norm)
 
     @property
     def num_updates_done(self) -> int:

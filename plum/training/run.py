@@ -36,6 +36,7 @@ from plum.training.ranks import Ranks, on_main_rank, require_shared_folder, star
 from plum.training.run_checkpoints import ResumePoint, find_resume_point
 from plum.training.run_folder import RunFolder
 from plum.training.sam_features import describe_feature_cache, open_feature_cache
+from plum.training.trackers import require_trackers
 from plum.training.trained_images import record_training_images
 from plum.training.trainer import Trainer
 from plum.training.validation import HeldOutImages, RunValidation
@@ -82,6 +83,7 @@ def train(config: TrainConfig, *, overwrite: bool = False) -> None:
             or disk; the message is one line. Of errors that the main rank finds alone, the others end by SystemExit.
     """
     started = time.monotonic()
+    require_trackers(config.all_trackers)  # before anything is loaded
     ranks = start_ranks(config.engine)
     run = RunFolder(config)
     on_main_rank(ranks, lambda: run.prepare(overwrite=overwrite))

@@ -27,6 +27,7 @@ from partonomy.yaml_files import read_yaml
 from plum.config import ModelConfig, earlier_fit, with_fit
 from plum.train_config import TrainConfig
 from plum.training.run_checkpoints import RunCheckpoints
+from plum.training.trackers import TRACKER_RUN_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +46,8 @@ _FREE_KEYS = {
     "keep_checkpoints",
     "max_minutes",
     "log_every",
+    "trackers",
+    "tracker_project",
     "tensorboard",
     "save_model",
     "data.sam_feature_cache",
@@ -75,8 +78,9 @@ _OWN_FILES = (
     "finished.json",
     "training_images.json",
     "validations.jsonl",
+    TRACKER_RUN_FILE,
 )
-_OWN_FOLDERS = ("checkpoints", "model", "tensorboard", "best")
+_OWN_FOLDERS = ("checkpoints", "model", "tensorboard", "wandb", "best")
 """What a run writes to its folder, beside the lock: what a new start of the same folder removes."""
 
 

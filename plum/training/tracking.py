@@ -1,9 +1,12 @@
-"""Training metrics: one JSON line per logged update, and TensorBoard on request."""
+"""Training metrics: one JSON line per logged update, also sent to the trackers that the run names."""
 
 import json
+import math
+import resource
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Protocol
 
 import msgspec
 import torch
@@ -13,21 +16,15 @@ from torch import Tensor
 from partonomy.files import convert_json, parse_json, write_text_atomically
 from plum.structures import LossTerms
 from plum.training.objective import StepResult
-
-
-class ScalarWriter(Protocol):
-    """The one method of TensorBoard's SummaryWriter that is used."""
-
-    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None:
-        """Record one value."""
-        ...
+from plum.training.trackers import TrackerService, open_trackers
 
 
 @dataclass
 class RunningTerms:
-    """Sums of losses and tag counts over micro-batches, averaged over ranks when read.
+    """Sums of losses, tag counts and tokens over micro-batches, averaged or added up over ranks when read.
 
-    Micro-batches without a finite loss are left out, so that the means stay finite; their updates are counted instead.
+    Micro-batches without a finite loss are left out of the means, so that these stay finite; their updates are counted
+    instead.
     """
 
     names: tuple[str, ...] = ("total", *(f.name for f in fields(LossTerms)), "part_pretext")
@@ -35,7 +32,9 @@ class RunningTerms:
     hits: Tensor = field(init=False)
     totals: Tensor = field(init=False)
     micro_batches: int = 0
+    updates: int = 0
     updates_skipped: int = 0
+    tokens: int = 0
 
     def __post_init__(self) -> None:
         self.reset()
@@ -46,10 +45,18 @@ class RunningTerms:
         self.hits = torch.zeros(3, dtype=torch.float64)
         self.totals = torch.zeros(3, dtype=torch.float64)
         self.micro_batches = 0
+        self.updates = 0
         self.updates_skipped = 0
+        self.tokens = 0
 
-    def add(self, result: StepResult) -> None:
-        """Add one micro-batch; nothing if its loss is not finite. A term that is off counts as 0."""
+    def add(self, result: StepResult, num_tokens: int) -> None:
+        """Add one micro-batch; of one whose loss is not finite, only the tokens. A term that is off counts as 0.
+
+        Args:
+            result: its losses.
+            num_tokens: positions of its sequences, image tokens included and padding left out.
+        """
+        self.tokens += num_tokens
         if not bool(torch.isfinite(result.total.detach())):
             return
         values = [result.total, *(getattr(result.terms, f.name) for f in fields(LossTerms)), result.part_pretext]
@@ -58,17 +65,24 @@ class RunningTerms:
         self.totals += result.tag_totals.cpu()
         self.micro_batches += 1
 
+    def end_update(self, *, was_skipped: bool) -> None:
+        """Count an update."""
+        self.updates += 1
+        self.updates_skipped += was_skipped
+
     def read(self, device: torch.device) -> dict[str, float]:
         """Return means over all ranks' micro-batches and tag accuracies over answer tokens, and reset. Collective.
 
-        Losses are left out when no micro-batch had a finite one.
+        Returns:
+            `loss_*` (left out if no micro-batch had a finite loss), `accuracy_*`, `updates_skipped`, and `tokens`, the
+            number of tokens of all ranks.
         """
-        count = torch.tensor([float(self.micro_batches)], dtype=torch.float64)
-        packed = torch.cat([self.sums, self.hits, self.totals, count]).to(device)
+        counts = torch.tensor([float(self.micro_batches), float(self.tokens)], dtype=torch.float64)
+        packed = torch.cat([self.sums, self.hits, self.totals, counts]).to(device)
         if torch.distributed.is_initialized():
             torch.distributed.all_reduce(packed)
-        sums, hits, totals, count = packed.cpu().split([len(self.names), 3, 3, 1])
-        values = {"updates_skipped": float(self.updates_skipped)}
+        sums, hits, totals, count, tokens = packed.cpu().split([len(self.names), 3, 3, 1, 1])
+        values = {"updates_skipped": float(self.updates_skipped), "tokens": float(tokens)}
         if count > 0:
             values |= {f"loss_{name}": float(value / count) for name, value in zip(self.names, sums, strict=True)}
         for name, hit, total in zip("OBI", hits, totals, strict=True):
@@ -78,6 +92,27 @@ class RunningTerms:
         return values
 
 
+def read_peak_memory(device: torch.device) -> float:
+    """Return the largest peak memory of any rank in GB (10^9 bytes). Collective.
+
+    On a GPU this is the peak of what torch has allocated since the last call. On a CPU it is the peak of the process's
+    resident memory since its start, which the system does not reset.
+
+    Args:
+        device: this rank's device.
+    """
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2): bytes on macOS, kilobytes on Linux
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    largest = torch.tensor(float(peak), dtype=torch.float64, device=device)
+    if torch.distributed.is_initialized():
+        torch.distributed.all_reduce(largest, op=torch.distributed.ReduceOp.MAX)
+    return float(largest) / 1e9
+
+
 class _LoggedUpdate(msgspec.Struct):
     """What is read of a line of `metrics.jsonl`."""
 
@@ -85,27 +120,53 @@ class _LoggedUpdate(msgspec.Struct):
 
 
 class Tracker:
-    """Appends the main rank's metrics to `metrics.jsonl`."""
+    """Appends the main rank's metrics to `metrics.jsonl` and sends them to the run's trackers.
 
-    def __init__(self, path: Path, tensorboard: bool) -> None:
-        self._path = path
-        self._writer: ScalarWriter | None = None
-        if tensorboard:
-            try:
-                from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  (optional package)
-            except ModuleNotFoundError as error:
-                raise ValueError("tensorboard: true needs a package: pip install tensorboard") from error
-            self._writer = SummaryWriter(str(path.parent / "tensorboard"))
+    Args:
+        path: `metrics.jsonl` in the run's folder.
+        names: trackers of the run; see `plum.training.trackers`.
+        project: the project of Weights & Biases and Trackio that holds the run.
+        settings: the run's configuration, which both show.
+    """
 
-    def forget_after(self, update: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        names: Sequence[str] = (),
+        project: str = "",
+        settings: Mapping[str, object] | None = None,
+    ) -> None:
+        self._path, self._names, self._project, self._settings = path, names, project, settings or {}
+        self._services: list[TrackerService] = []
+
+    def start(self, update: int) -> None:
+        """Forget what comes after the update at which this start begins, and open the trackers.
+
+        Raises:
+            ValueError: a line of the metrics is damaged, or a tracker cannot be opened; the message names it.
+        """
+        last_logged = self.forget_after(update)
+        self._services = open_trackers(
+            self._names,
+            self._path.parent,
+            self._project,
+            self._settings,
+            next_update=update + 1,
+            last_logged=last_logged,
+        )
+
+    def forget_after(self, update: int) -> int:
         """Drop the lines of updates that a resumed run repeats, and a last line that a killed run left unfinished.
+
+        Returns:
+            The last update that was there; -1 if none was (update 0 has a validation alone).
 
         Raises:
             ValueError: another line is damaged; the message names the file and the line.
         """
         if not self._path.exists():
-            return
-        kept = []
+            return -1
+        kept, last = [], -1
         for number, line in enumerate(self._path.read_text(encoding="utf-8").splitlines(keepends=True), start=1):
             if not line.endswith("\n"):
                 break
@@ -114,20 +175,28 @@ class Tracker:
                 content = parse_json(line.encode(), f"{where}: not valid JSON")
             except ValueError as error:
                 raise ValueError(f"{error}; {cure}") from error
-            if convert_json(content, _LoggedUpdate, where, cure).update <= update:
+            last = convert_json(content, _LoggedUpdate, where, cure).update
+            if last <= update:
                 kept.append(line)
         write_text_atomically(self._path, "".join(kept))
+        return last
 
     def log_validation(self, update: int, loss: float | None, micro_giou: float | None) -> None:
-        """Pass the scores of held-out images on to TensorBoard; the run's folder has them in a file of their own."""
-        for name, value in (("validation_loss", loss), ("validation_micro_giou", micro_giou)):
-            if self._writer is not None and value is not None:
-                self._writer.add_scalar(name, value, update)
+        """Send the scores of held-out images to the trackers; the run's folder has them in a file of their own."""
+        self._send(update, {"validation_loss": loss, "validation_micro_giou": micro_giou})
 
-    def log(self, update: int, values: dict[str, float]) -> None:
-        """Write one line."""
+    def log(self, update: int, values: Mapping[str, float | None]) -> None:
+        """Write one line; a value that an update does not have is null there, and the trackers do not get it."""
         with self._path.open("a") as handle:
             handle.write(json.dumps({"update": update, **values}) + "\n")
-        if self._writer is not None:
-            for name, value in values.items():
-                self._writer.add_scalar(name, value, update)
+        self._send(update, values)
+
+    def close(self, *, has_failed: bool = False) -> None:
+        """End the trackers' runs."""
+        while self._services:
+            self._services.pop().close(has_failed=has_failed)
+
+    def _send(self, update: int, values: Mapping[str, float | None]) -> None:
+        known = {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
+        for service in self._services:
+            service.log(update, known)

@@ -4,6 +4,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 
 import torch
 
@@ -17,7 +18,7 @@ from plum.training.run_checkpoints import ResumePoint, update_cut
 from plum.training.run_folder import RunFolder
 from plum.training.skipped_updates import SkippedUpdates
 from plum.training.stop_requests import StopRequests
-from plum.training.tracking import RunningTerms, Tracker
+from plum.training.tracking import RunningTerms, Tracker, read_peak_memory
 from plum.training.validation import RunValidation, Validation
 
 logger = logging.getLogger(__name__)
@@ -67,7 +68,11 @@ class Trainer:
             config.save_every_minutes,
             time.monotonic() if started is None else started,
         )
-        self.tracker = Tracker(run.metrics_path, config.tensorboard) if engine.ranks.is_main else None
+        self.tracker = (
+            Tracker(run.metrics_path, config.all_trackers, config.tracker_project, asdict(config))
+            if engine.ranks.is_main
+            else None
+        )
 
     def fit(self) -> None:
         """Train to the last update, or until the validations say that it is enough.
@@ -77,7 +82,20 @@ class Trainer:
                 samples.
             RunStoppedError: a signal or the clock stopped the run, which has written a checkpoint.
             CheckpointError: a checkpoint could not be written.
+            ValueError: a tracker cannot be opened, or the checkpoint does not fit.
         """
+        has_failed = True
+        try:
+            self._fit()
+            has_failed = False
+        except RunStoppedError:
+            has_failed = False
+            raise
+        finally:
+            if self.tracker is not None:
+                self.tracker.close(has_failed=has_failed)
+
+    def _fit(self) -> None:
         self._resume()
         if self._is_over():
             return
@@ -94,14 +112,15 @@ class Trainer:
         accumulation = self.config.engine.accumulation
         first = self.engine.num_updates_done * accumulation
         total = self.config.num_updates * accumulation
-        running, since, logged = RunningTerms(), time.perf_counter(), self.engine.num_updates_done
+        running, since = RunningTerms(), time.perf_counter()
         for micro_batch, batch in enumerate(self.make_batches(first, total - first), start=first):
             rate = self.engine.learning_rate
-            running.add(self.run_micro_batch(micro_batch, batch))
+            num_tokens = int(batch.attention_mask.sum())  # before the batch goes to the device, so nothing waits
+            running.add(self.run_micro_batch(micro_batch, batch), num_tokens)
             if (micro_batch + 1) % accumulation:
                 continue
             update = self.engine.num_updates_done
-            running.updates_skipped += self.engine.was_skipped
+            running.end_update(was_skipped=self.engine.was_skipped)
             self.skipped.end_update(update, self.engine.was_skipped)
             shown.update()
             request, is_last = self.requests.agree(), update == self.config.num_updates
@@ -109,8 +128,8 @@ class Trainer:
             is_saved = bool(request) or is_last or is_validated or update % self.config.save_every == 0
             # Also at every checkpoint, so that no average spans one and a resumed run logs the same numbers.
             if is_saved or update % self.config.log_every == 0:
-                self._log(update, rate, (time.perf_counter() - since) / (update - logged), running, shown)
-                since, logged = time.perf_counter(), update
+                self._log(update, rate, time.perf_counter() - since, running, shown)
+                since = time.perf_counter()
             if is_saved:
                 self._save(update)
                 self.requests.end_save()
@@ -149,7 +168,7 @@ class Trainer:
                     f"already; set num_updates to {done} to end the run there, or higher to continue"
                 )
         if self.tracker is not None:
-            self.tracker.forget_after(self.engine.num_updates_done)
+            self.tracker.start(self.engine.num_updates_done)
         if self.validation is not None:
             self.validation.resume(self.engine.num_updates_done, self.config.num_updates)
 
@@ -171,13 +190,23 @@ class Trainer:
             )
 
     def _log(self, update: int, rate: float, seconds: float, running: RunningTerms, shown: Progress) -> None:
-        """Average over ranks and write one line of metrics."""
-        values = running.read(self.engine.ranks.device)
-        images = update_cut(self.config.engine, self.engine.ranks.world_size).images
-        values |= {"learning_rate": rate, "seconds_per_update": seconds, "images_per_second": images / seconds}
+        """Average over ranks and write one line of metrics, of the updates since the last line. Collective."""
+        num_updates = running.updates
+        means = running.read(self.engine.ranks.device)
+        tokens = means.pop("tokens")
+        images = num_updates * update_cut(self.config.engine, self.engine.ranks.world_size).images
+        values: dict[str, float | None] = {
+            **means,
+            "learning_rate": rate,
+            "gradient_norm": self.engine.gradient_norm(),
+            "seconds_per_update": seconds / num_updates,
+            "images_per_second": images / seconds,
+            "tokens_per_second": tokens / seconds,
+            "peak_memory_gb": read_peak_memory(self.engine.ranks.device),
+        }
         if self.tracker is not None:
             self.tracker.log(update, values)
-        shown.set_note(f"loss {values.get('loss_total', float('nan')):.3f}")
+        shown.set_note(f"loss {means.get('loss_total', float('nan')):.3f}")
 
     def _save(self, update: int) -> None:
         """Write a checkpoint to a temporary folder, then commit it. Collective.

@@ -16,7 +16,7 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names that the Hub was asked for; it cannot be reached."""
     names: list[str] = []
 
-    def download(name: str, *arguments: object) -> str:
+    def download(name: str, *arguments: object, **options: object) -> str:
         names.append(name)
         raise LocalEntryNotFoundError("no network")
 
@@ -54,10 +54,8 @@ def test_a_model_of_the_hub_is_downloaded_once_its_configuration_is_known(
     monkeypatch.chdir(tmp_path)
     downloaded: list[str] = []
     folders = {"org/plum": tmp_path / "snapshot", "org/llava": tmp_path / "other"}
-    monkeypatch.setattr(hub, "hf_hub_download", lambda name, file: str(folders[name] / file))
-    monkeypatch.setattr(
-        hub, "snapshot_download", lambda name, allow_patterns: downloaded.append(name) or str(folders[name])
-    )
+    monkeypatch.setattr(hub, "hf_hub_download", lambda name, file, **options: str(folders[name] / file))
+    monkeypatch.setattr(hub, "snapshot_download", lambda name, **options: downloaded.append(name) or str(folders[name]))
     assert find_checkpoint("org/plum") == tmp_path / "snapshot"
     with pytest.raises(ValueError, match="was not written by plum"):
         find_checkpoint("org/llava")

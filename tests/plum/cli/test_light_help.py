@@ -6,7 +6,7 @@ import pytest
 
 from tests.readme_commands import ROOT
 
-HEAVY = ("torch", "transformers", "peft", "deepspeed", "accelerate", "cv2", "sklearn", "matplotlib")
+HEAVY = ("torch", "transformers", "peft", "deepspeed", "accelerate", "cv2", "sklearn", "matplotlib", "gradio")
 SHOW = """
 import json, sys
 sys.argv = [sys.argv[1], *json.loads(sys.argv[2])]
@@ -28,6 +28,7 @@ finally:
         ("plum", ["predict", "--help"], 0),
         ("plum", ["predict", "photos", "--max_new_tokens", "0"], 2),
         ("plum", ["chat", "-h"], 0),
+        ("plum", ["demo", "-h"], 0),
         ("plum", ["export", "-h"], 0),
         ("plum", ["data-status", "-h"], 0),
         ("partonomy", ["-h"], 0),

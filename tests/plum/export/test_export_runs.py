@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from huggingface_hub import ModelCard
 
 from partonomy.harness.summary import GroupSummary, Summary, write_summary
 from partonomy.metrics.bootstrap import Estimate
@@ -180,7 +181,7 @@ def test_the_card_says_where_the_model_comes_from(run: Path, folder: Path, tmp_p
     write_summary(summary, tmp_path / "scores" / "summary.json")
     export_merged(ExportRequest(run, tmp_path / "named", summaries=(tmp_path / "scores",)))
     card = (tmp_path / "named" / "README.md").read_text()
-    assert card.startswith("# named\n")
+    assert "\n---\n\n# named\n" in card
     for words in (
         f"`{folder / 'stage_0' / 'model'}`",
         "Stage 0, ",
@@ -195,6 +196,14 @@ def test_the_card_says_where_the_model_comes_from(run: Path, folder: Path, tmp_p
     ):
         assert words in card, words
     assert "giou" not in card, "a metric of which nothing was counted"
+    metadata = ModelCard(card).data
+    assert (metadata.license, metadata.library_name, metadata.model_name) == ("other", "plum", "named")
+    assert {"image-segmentation", "part-segmentation", "plum"} <= set(metadata.tags)
+    assert metadata.datasets == ["world"]
+    (result,) = metadata.eval_results
+    assert (result.dataset_type, result.dataset_split, result.metric_type) == ("refcoco", "val", "ciou")
+    assert (result.metric_value, result.task_type) == (0.5, "image-segmentation")
+    assert result.metric_args == {"interval_95": [0.4, 0.6], "count": 7, "protocol": "forced"}
     assert "llava.lora" not in card
     with pytest.raises(FileNotFoundError, match="no such summary"):
         export_merged(ExportRequest(run, tmp_path / "other", summaries=(tmp_path / "nothing",)))

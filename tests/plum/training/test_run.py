@@ -1,7 +1,6 @@
 import errno
 import json
 import logging
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -314,7 +313,7 @@ def test_a_run_killed_after_saving_its_model_still_finishes(folder: Path, finish
 def test_a_half_written_line_of_metrics_does_not_stop_a_resumed_run(folder: Path) -> None:
     path = folder / "metrics.jsonl"
     path.write_text('{"update": 1}\n{"update": 2}\n{"update": 3}\n{"upda')
-    Tracker(path, tensorboard=False).forget_after(2)
+    assert Tracker(path).forget_after(2) == 3
     assert path.read_text() == '{"update": 1}\n{"update": 2}\n'
 
 
@@ -335,18 +334,6 @@ def test_a_run_may_save_its_trained_weights_alone(folder: Path, finished: TrainC
     assert sizes[0] < 0.8 * sizes[1]
     with pytest.raises(ValueError, match="save_model"):
         build_or_load(replace(config, save_model="trained", init_from=None))
-
-
-def test_tensorboard_is_written_beside_the_metrics(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
-    Tracker(tmp_path / "metrics.jsonl", tensorboard=True).log(1, {"loss": 2.0})
-    assert list((tmp_path / "tensorboard").glob("events.out.*"))
-
-
-def test_tensorboard_without_its_package_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(ValueError, match="pip install tensorboard"):
-        Tracker(tmp_path / "metrics.jsonl", tensorboard=True)
 
 
 def test_a_missing_model_to_start_from_is_named(tmp_path: Path) -> None:

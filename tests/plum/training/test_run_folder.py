@@ -76,6 +76,8 @@ def test_another_configuration_is_refused_by_key_with_the_way_out(config: TrainC
         ("max_minutes", 90.0),
         ("log_every", 1),
         ("tensorboard", True),
+        ("trackers", ["tensorboard"]),
+        ("tracker_project", "other"),
         ("num_updates", 100_000),
         ("stop_after_skipped", 50),
         ("optimizer.learning_rate", 1e-5),
