@@ -4,7 +4,6 @@ import ast
 import importlib
 import inspect
 import logging
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,11 +13,21 @@ from typing import Any, get_args, get_origin
 from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentParser
 
-from partonomy.cli.config_files import naming_config_files
-from partonomy.machine_faults import MachineFault
-from partonomy.terminal import one_line, safe_output
+from partonomy.cli.exit_status import run_command
+from partonomy.cli.parsers import (
+    COMPLETION_FLAG,
+    SHELLS,
+    add_version,
+    completion_shell,
+    example,
+    parse_words,
+    print_completion,
+    settings_parser,
+)
+from partonomy.terminal import safe_output
 
-STATUS_BROKEN_PIPE = 141  # the status that a shell reports for a program ended by SIGPIPE
+PROGRAM = "python -m partonomy"
+RUN_EXAMPLE = "partonomy --questions data/mine --model random --output runs/mine_random"
 
 
 @dataclass(frozen=True)
@@ -30,13 +39,20 @@ class Command:
         function: "module:function" under `partonomy.cli`; it may return an exit status.
         positionals: Parameters given without a flag's name; one annotated as a list takes one or more words, and one
             with a default is optional.
+        example: Arguments of an example, which the command's help text shows.
         fill: "module:function" that adds a command's own subcommands to its parser; `function` then gets all arguments.
     """
 
     name: str
     function: str
     positionals: tuple[str, ...] = ()
+    example: str = ""
     fill: str = ""
+
+    @property
+    def epilog(self) -> str:
+        """End of the help text."""
+        return example(f"{PROGRAM} {self.name} {self.example}")
 
     def load(self) -> Callable[..., int | None]:
         """Import the function."""
@@ -45,30 +61,44 @@ class Command:
 
 
 COMMANDS = (
-    Command("build", "build:build"),
-    Command("build-mmr", "mmr:build_mmr_like", ("dataset",)),
-    Command("build-mixedparts", "mixed_parts:build_mixed_parts_command", ("datasets",)),
-    Command("import", "data:import_questions"),
-    Command("export", "data:export_questions"),
-    Command("stats", "stats:stats", ("folders",)),
-    Command("check", "check:check", ("folder",)),
-    Command("seal", "seal:seal", ("folder",)),
-    Command("describe", "describe:describe", ("folder",)),
-    Command("prune", "curate:prune", ("folder",)),
-    Command("merge", "curate:merge", ("folders",)),
-    Command("split", "curate:split", ("folder",)),
-    Command("blind", "blind:blind", ("questions",)),
-    Command("run", "run:run_command", fill="run:add_benchmarks"),
-    Command("tables", "results:tables", ("runs",)),
-    Command("compare", "results:compare", ("run_a", "run_b")),
-    Command("report", "results:report", ("run",)),
-    Command("leaderboard", "results:leaderboard", ("runs",)),
-    Command("chart", "results:chart", ("runs",)),
-    Command("merge-runs", "merge_runs:merge_runs", ("runs",)),
-    Command("export-predictions", "results:export_predictions", ("run",)),
-    Command("export-results", "results:export_results", ("run",)),
-    Command("import-predictions", "import_predictions:import_predictions", ("files",)),
-    Command("export-lmms-eval", "lmms_eval:export_lmms_eval", ("folder",)),
+    Command(
+        "build",
+        "build:build",
+        example="--source coco --annotations instances.json --images photos --output data/mine",
+    ),
+    Command("build-mmr", "mmr:build_mmr_like", ("dataset",), "data/mine --output dataset_like --split val"),
+    Command(
+        "build-mixedparts",
+        "mixed_parts:build_mixed_parts_command",
+        ("datasets",),
+        "data/pascal data/paco --output data/mixed --num_train 1000 --num_val 100 --num_test 100",
+    ),
+    Command("import", "data:import_questions", example="--questions partonomy_qa_pairs.json --output data/core"),
+    Command("export", "data:export_questions", example="--questions data/mine --output qa_pairs.json"),
+    Command("stats", "stats:stats", ("folders",), "data/mine"),
+    Command("check", "check:check", ("folder",), "--annotations instances.json --images photos"),
+    Command("seal", "seal:seal", ("folder",), "data/mine"),
+    Command("describe", "describe:describe", ("folder",), "data/mine --output data/mine_described"),
+    Command("prune", "curate:prune", ("folder",), "data/mine --min_annotations 5 --output data/pruned"),
+    Command("merge", "curate:merge", ("folders",), "data/mine data/others --output data/both"),
+    Command("split", "curate:split", ("folder",), "data/mine --output_train data/train --output_val data/val"),
+    Command("blind", "blind:blind", ("questions",), "data/mine"),
+    Command("run", "run:run_command", example=RUN_EXAMPLE, fill="run:add_benchmarks"),
+    Command("tables", "results:tables", ("runs",), "runs/mine runs/mine_random"),
+    Command("compare", "results:compare", ("run_a", "run_b"), "runs/mine_random runs/mine"),
+    Command("report", "results:report", ("run",), "runs/mine --baselines runs/mine_random"),
+    Command("leaderboard", "results:leaderboard", ("runs",), "runs/mine runs/mine_random --output board.html"),
+    Command("chart", "results:chart", ("runs",), "runs/mine --output chart.svg"),
+    Command("merge-runs", "merge_runs:merge_runs", ("runs",), "runs/shard1 runs/shard2 --output runs/whole"),
+    Command("export-predictions", "results:export_predictions", ("run",), "runs/mine --output predictions.json"),
+    Command("export-results", "results:export_results", ("run",), "runs/mine --format coco --output results.json"),
+    Command(
+        "import-predictions",
+        "import_predictions:import_predictions",
+        ("files",),
+        "predictions.json --questions data/mine --name my-model --output runs/imported",
+    ),
+    Command("export-lmms-eval", "lmms_eval:export_lmms_eval", ("folder",), "data/mine --output lmms_tasks"),
 )
 
 
@@ -81,12 +111,13 @@ def build_parser(only: str | None = None) -> ArgumentParser:
     Args:
         only: Name of the only command to build, so that no other command's packages are imported; None builds all.
     """
-    parser = ArgumentParser(prog="python -m partonomy", description=DESCRIPTION)
+    parser = _program_parser()
     commands = parser.add_subcommands(dest="command", metavar="COMMAND")
     for command in COMMANDS:
         if only is None or only == command.name:
             summary = _summary(command.load())
-            own = ArgumentParser(description=summary) if command.fill else _command_parser(command)
+            own = settings_parser(description=summary) if command.fill else _command_parser(command)
+            own.epilog = command.epilog
             commands.add_subcommand(command.name, own, help=summary)
             if command.fill:
                 _load(command.fill)(
@@ -100,10 +131,10 @@ def build_outline() -> ArgumentParser:
 
     It answers `--help` and typing errors.
     """
-    parser = ArgumentParser(prog="python -m partonomy", description=DESCRIPTION)
+    parser = _program_parser()
     commands = parser.add_subcommands(dest="command", metavar="COMMAND")
     for command in COMMANDS:
-        commands.add_subcommand(command.name, ArgumentParser(add_help=False), help=_read_summary(command.function))
+        commands.add_subcommand(command.name, settings_parser(add_help=False), help=_read_summary(command.function))
     return parser
 
 
@@ -111,44 +142,39 @@ def main(arguments: Sequence[str]) -> int:
     """Run one command; its output goes through a filter of control characters (`partonomy.terminal`).
 
     Returns:
-        The command's exit status, or 0 if it returns none. An error in the input is printed without a traceback and
-        gives 1. A closed output pipe gives 141, the status of SIGPIPE.
+        The exit status; see `partonomy.cli.exit_status`.
     """
     with safe_output():
         return _run(arguments)
 
 
+def _program_parser() -> ArgumentParser:
+    parser = settings_parser(
+        prog=PROGRAM, description=DESCRIPTION, epilog=example(f"{PROGRAM} {COMMANDS[0].name} --help")
+    )
+    add_version(parser)
+    parser.add_argument(COMPLETION_FLAG, choices=SHELLS, help="print a script that completes commands and flags")
+    return parser
+
+
 def _run(arguments: Sequence[str]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("sentence_transformers").setLevel(logging.WARNING)
+    return run_command(lambda: _run_named(arguments), arguments)
+
+
+def _run_named(arguments: Sequence[str]) -> int | None:
+    """Parse the arguments and run the command that they name."""
+    if shell := completion_shell(arguments):
+        print_completion(build_parser(), "partonomy", shell)
     named = next((command for command in COMMANDS if list(arguments[:1]) == [command.name]), None)
-    has_own_parser = named is not None and bool(named.fill)
-    try:
-        if not has_own_parser:
-            with naming_config_files(arguments):
-                if named is None:
-                    build_outline().parse_args(list(arguments))
-                parsed = build_parser(named.name if named else None).parse_args(list(arguments))
-            named = next(command for command in COMMANDS if command.name == parsed.command)
-        assert named is not None
-        if has_own_parser:
-            status = named.load()(arguments[1:])
-        else:
-            settings = {key: value for key, value in parsed[parsed.command].items() if key != "config"}
-            status = named.load()(**settings)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader of a pipe ("| head") has closed it. The rest of the buffer must not hit the closed pipe again when
-        # the interpreter flushes it at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return STATUS_BROKEN_PIPE
-    except (OSError, ValueError, RuntimeError) as error:
-        print(f"error: {one_line(str(error))}", file=sys.stderr)  # noqa: T201  the command line's own output
-        return 1
-    except MemoryError as error:
-        print(f"error: {MachineFault(error)}", file=sys.stderr)  # noqa: T201
-        return 1
-    return status or 0
+    if named is None:
+        parse_words(build_outline(), arguments)
+    elif named.fill:
+        return named.load()(arguments[1:])
+    parsed = parse_words(build_parser(named.name if named else None), arguments)
+    named = next(command for command in COMMANDS if command.name == parsed.command)
+    return named.load()(**{key: value for key, value in parsed[parsed.command].items() if key != "config"})
 
 
 def _load(place: str) -> Any:
@@ -159,7 +185,7 @@ def _load(place: str) -> Any:
 
 def _command_parser(command: Command) -> ArgumentParser:
     function = command.load()
-    parser = ArgumentParser(description=_summary(function))
+    parser = settings_parser(description=_summary(function))
     parser.add_argument("--config", action="config", help="YAML file with the settings below")
     parameters = inspect.signature(function).parameters
     help_of = {param.arg_name: param.description for param in parse_docstring(function.__doc__ or "").params}

@@ -317,6 +317,41 @@ def _check_size(header: _Header, size: tuple[int, int], path: Path) -> None:
         )
 
 
+def read_mask_image(path: Path, height: int, width: int, name: str) -> np.ndarray:
+    """Read a mask from an image of two values at most, of which 0 (black) is the background.
+
+    Args:
+        path: The image file.
+        height, width: The size that it must have, pixels.
+        name: The mask's place in the entry, for messages.
+
+    Returns:
+        bool (H, W).
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is not an image, has another size, or more than one value besides 0, as probabilities have.
+    """
+    with _open(path) as image:
+        if image.size != (width, height):  # as stored: a mask is not turned by EXIF data
+            raise ValueError(
+                f"{name}: {path} is {image.height} x {image.width}, but the image is {height} x {width} (height x "
+                "width); resize the mask to the size of the annotations, without interpolation"
+            )
+        image.load()
+        # An alpha channel says nothing about a mask; a palette's indices do.
+        plain = image.convert("RGB") if image.mode in ("RGB", "RGBA", "PA", "CMYK", "YCbCr") else image
+        values = np.asarray(plain.getchannel(0) if image.mode == "LA" else plain)
+    grey = values.max(axis=-1) if values.ndim == 3 else values
+    marked = np.unique(grey[grey != 0])
+    if len(marked) > 1:
+        raise ValueError(
+            f"{name}: {path} has {len(marked)} values besides 0, the first are {marked[:3].tolist()}; a mask has one: "
+            "threshold probabilities, and write an image per mask"
+        )
+    return np.asarray(grey != 0)
+
+
 def open_encoded(file: BinaryIO) -> ImageFile.ImageFile:
     """Open an encoded image of one of the `FORMATS`; only its header is read. Every image is opened here.
 

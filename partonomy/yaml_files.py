@@ -35,6 +35,21 @@ def require_unique_keys(path: Path) -> None:
         return
 
 
+def require_mapping(path: Path) -> None:
+    """Refuse a YAML file that is empty or holds anything but settings by name; other errors are left to its reader.
+
+    Raises:
+        ValueError: the file is no mapping; the message names it.
+    """
+    try:
+        root = yaml.compose(_read_text(path), Loader=yaml.SafeLoader)
+    except (OSError, yaml.YAMLError, RecursionError):
+        return
+    if not isinstance(root, yaml.MappingNode):
+        found = "is empty" if root is None else "holds no settings"
+        raise ValueError(f"{path} {found}; write lines of the form `key: value`")
+
+
 def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")

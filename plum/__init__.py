@@ -1,6 +1,7 @@
 """PLUM, a multimodal language model that answers in words and segments the parts it names.
 
 `plum.load(folder)` opens a saved model; its predictions have `phrases`, `masks`, `boxes`, `plot()` and `save(folder)`.
+`plum.__version__` is the version of the package.
 """
 
 from pathlib import Path
@@ -8,6 +9,19 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from plum.inference.api import Plum
+
+    __version__: str
+
+__all__ = ["__version__", "load"]
+
+
+def __getattr__(name: str) -> str:
+    """Return `__version__`, which is read only when it is asked for."""
+    if name == "__version__":
+        from partonomy.version import find_version  # noqa: PLC0415
+
+        return find_version()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def load(folder: Path | str, device: str = "auto", dtype: str = "auto") -> "Plum":

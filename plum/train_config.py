@@ -193,7 +193,9 @@ class DataConfig:
     """The training mixture."""
 
     sources: tuple[SourceConfig, ...]
+    """Data sources and their shares of the mixture."""
     groups: tuple[GroupConfig, ...] = ()
+    """Shares of the mixture that several sources divide among them."""
     dataset_dir: str | None = None
     """Root of the downloads in LISA's layout (`python -m plum data-status` shows it)."""
     allow_missing: bool = False

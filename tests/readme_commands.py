@@ -9,6 +9,7 @@ from pathlib import Path
 from jsonargparse import auto_parser
 
 from partonomy.__main__ import build_parser as partonomy_parser
+from partonomy.cli.parsers import parse_words
 from partonomy.cli.run import benchmark_parser
 from plum.cli.main import build_parser as plum_parser
 from plum.training.config_file import load_train_config
@@ -65,12 +66,12 @@ def _parse_python(arguments: Sequence[str]) -> str:
     name, rest = arguments[0], list(arguments[1:])
     if name == "-m":
         if rest[0] == "plum":
-            plum_parser().parse_args(rest[1:])
+            parse_words(plum_parser(), rest[1:])
         elif rest[1:2] != ["run"]:
-            partonomy_parser(rest[1]).parse_args(rest[1:])
+            parse_words(partonomy_parser(rest[1]), rest[1:])
         if rest[:2] in (["plum", "validate"], ["partonomy", "run"]):
             default_model = "plum" if rest[0] == "plum" else None
-            benchmark_parser(rest[2], default_model=default_model).parse_args(rest[3:])
+            parse_words(benchmark_parser(rest[2], default_model=default_model), rest[3:])
         return f"-m {rest[0]}"
     if name == "train.py":
         load_train_config(_from_root(rest))

@@ -16,7 +16,7 @@ def test_types_come_in_the_benchmarks_order() -> None:
     assert parse_types("part_to_whole, identification") == ("identification", "part_to_whole")
     assert parse_types("all") == tuple(question_type.value for question_type in QuestionType)
     assert parse_types("none") == ()
-    with pytest.raises(ValueError, match="riddle; known: identification"):
+    with pytest.raises(ValueError, match="'riddle'; known: identification"):
         parse_types("riddle,identification")
 
 
@@ -34,7 +34,7 @@ def test_own_answers_are_asked_of_types_that_are_asked() -> None:
         (["--model", "plum"], "--checkpoint"),
         (["--model", "oracle", "--checkpoint", "somewhere"], "--checkpoint"),
         (["--model", "plum", "--checkpoint", "/nowhere"], "/nowhere is not a folder"),
-        (["--model", "oracle", "--question_types", "riddle"], "unknown question type riddle"),
+        (["--model", "oracle", "--question_types", "riddle"], "unknown question type 'riddle'"),
         (["--model", "oracle", "--question_types", "none"], "names no type"),
         (["--model", "oracle", "--limit", "0"], "--limit must be at least 1"),
         (["--model", "oracle", "--num_procs", "0"], "--num_procs must be at least 1"),

@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
 from partonomy.files import check_relative_path, check_text, is_integer, shorten
-from partonomy.images import image_size
+from partonomy.images import image_size, read_mask_image
 from partonomy.masks import decode_mask, rle_from_coco
 from partonomy.models.contract import AnswerMarks, AnswerRequest, Generation, MaskRequest, ReplyRequest, TaskRequest
 from partonomy.structures import CharSpan
@@ -125,42 +124,6 @@ def _unquote(counts: str, name: str) -> str | bytes:
         raise ValueError(f"{name}: the counts {shown} are not the text of bytes; write counts.decode()") from error
     assert isinstance(value, bytes)  # of a literal that begins with b and a quote
     return value
-
-
-def read_mask_image(path: Path, height: int, width: int, name: str) -> np.ndarray:
-    """Read a mask from an image of two values at most, of which 0 (black) is the background.
-
-    Args:
-        path: The image file.
-        height, width: The size that it must have, pixels.
-        name: The mask's place in the entry, for messages.
-
-    Returns:
-        bool (H, W).
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is not an image, has another size, or more than one value besides 0, as probabilities have.
-    """
-    image_size(path)  # refuses what is no image, or too large to decode
-    with Image.open(path) as image:
-        if image.size != (width, height):  # as stored: a mask is not turned by EXIF data
-            raise ValueError(
-                f"{name}: {path} is {image.height} x {image.width}, but the image is {height} x {width} (height x "
-                "width); resize the mask to the size of the annotations, without interpolation"
-            )
-        image.load()
-        # An alpha channel says nothing about a mask; a palette's indices do.
-        plain = image.convert("RGB") if image.mode in ("RGB", "RGBA", "PA", "CMYK", "YCbCr") else image
-        values = np.asarray(plain.getchannel(0) if image.mode == "LA" else plain)
-    grey = values.max(axis=-1) if values.ndim == 3 else values
-    marked = np.unique(grey[grey != 0])
-    if len(marked) > 1:
-        raise ValueError(
-            f"{name}: {path} has {len(marked)} values besides 0, the first are {marked[:3].tolist()}; a mask has one: "
-            "threshold probabilities, and write an image per mask"
-        )
-    return np.asarray(grey != 0)
 
 
 def answers_of(content: Mapping[str, Any]) -> frozenset[str]:

@@ -44,6 +44,7 @@ from partonomy.metrics.iou import count_pixels
 from partonomy.metrics.matching import hungarian_assignment
 from partonomy.models.contract import AnswerMarks, AnswerRequest, Gold, MaskRequest
 from partonomy.structures import RLE, CharSpan
+from partonomy.suggestions import did_you_mean
 from partonomy.visualize import part_colours
 
 
@@ -107,7 +108,7 @@ def read_mmr_items(root: Path, split: str, annotations: Path | None = None) -> t
         ValueError: The split is unknown, or a file or record is broken; the message names both.
     """
     if split not in MMR_SPLITS:
-        raise ValueError(f"mmr has no split {split!r}; known: {', '.join(MMR_SPLITS)}")
+        raise ValueError(f"mmr has no split {split!r}; known: {', '.join(MMR_SPLITS)}{did_you_mean(split, MMR_SPLITS)}")
     return tuple(
         MultiTargetItem(
             item_id=question.question_id,

@@ -30,6 +30,7 @@ from partonomy.files import (
 )
 from partonomy.masks import MIN_POLYGON_COORDINATES, check_mask_size, encode_mask, rle_from_coco, union_masks
 from partonomy.structures import RLE
+from partonomy.suggestions import unknown_names
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +114,7 @@ def read_referring(
         ValueError: The name or split is unknown, or a file or record is broken; the message names both.
     """
     if name not in REFERRING_SETS:
-        raise ValueError(f"unknown referring data set {name!r}; known: {', '.join(REFERRING_SETS)}")
+        raise ValueError(unknown_names("referring data set", [name], REFERRING_SETS))
     chosen = _references_of_split(dataset_dir, name, split)
     folder = REFERRING_SETS[name].image_folder
     return make_items(dataset_dir, name, split, chosen, folder, needs_images=needs_images)

@@ -17,6 +17,7 @@ from partonomy.benchmarks import (
 )
 from partonomy.benchmarks.partonomy import task as partonomy
 from partonomy.benchmarks.task import Benchmark
+from partonomy.suggestions import did_you_mean
 
 BENCHMARKS: dict[str, Benchmark] = {
     benchmark.name: benchmark
@@ -47,5 +48,7 @@ def find_benchmark(name: str) -> Benchmark:
         ValueError: There is no benchmark of that name.
     """
     if name not in BENCHMARKS:
-        raise ValueError(f"there is no benchmark {name!r}; known: {', '.join(BENCHMARKS)}")
+        raise ValueError(
+            f"there is no benchmark {name!r}; known: {', '.join(BENCHMARKS)}{did_you_mean(name, BENCHMARKS)}"
+        )
     return BENCHMARKS[name]

@@ -23,6 +23,7 @@ from partonomy.benchmarks.task import Source
 from partonomy.images import load_label_map
 from partonomy.masks import check_mask_size, encode_mask
 from partonomy.progress import counted, progress
+from partonomy.suggestions import did_you_mean
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +123,9 @@ def _cityscapes(root: Path, split: str) -> list[StreetScene]:
 def _gtav(root: Path, split: str) -> list[StreetScene]:
     file = root / "gtav" / "split.mat"
     if split not in GTAV_SPLITS:
-        raise ValueError(f"{GTAV} has no split {split!r}; known: {', '.join(GTAV_SPLITS)}")
+        raise ValueError(
+            f"{GTAV} has no split {split!r}; known: {', '.join(GTAV_SPLITS)}{did_you_mean(split, GTAV_SPLITS)}"
+        )
     if not file.is_file():
         raise FileNotFoundError(f"{file}: not found; it divides GTAV's images into splits, download it with them")
     try:

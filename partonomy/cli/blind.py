@@ -15,6 +15,7 @@ from partonomy.reporting.blind_tables import (
     size_table,
 )
 from partonomy.reporting.loaded_run import load_run
+from partonomy.suggestions import unknown_names
 from partonomy.table_format import Table, TableFormat, render_table
 
 
@@ -39,7 +40,7 @@ def blind(
     """
     known = [entry.value for entry in TableFormat]
     if format not in known:
-        raise ValueError(f"unknown table format {format!r}; known: {', '.join(known)}")
+        raise ValueError(unknown_names("table format", [format], known))
     if questions is None and run is None:
         raise ValueError("name question sets, or a run (--run FOLDER)")
     if run is not None:

@@ -33,6 +33,7 @@ from partonomy.questions.templates import NAMED_TEMPLATES, find_templates
 from partonomy.reporting.blind_tables import line_on_questions
 from partonomy.sharding import Shard, parse_shard
 from partonomy.structures import PartDataset, QuestionType, SkippedType
+from partonomy.suggestions import unknown_names
 
 ResultT_co = TypeVar("ResultT_co", covariant=True)
 SourceName = Literal[
@@ -413,7 +414,7 @@ def _question_types(names: Sequence[str] | str) -> tuple[QuestionType, ...]:
     known = {question_type.value: question_type for question_type in QuestionType}
     unknown = [name for name in names if name not in known]
     if unknown:
-        raise ValueError(f"unknown question types {', '.join(unknown)}; known: {', '.join(known)}")
+        raise ValueError(unknown_names("question type", unknown, known))
     return tuple(known[name] for name in names)
 
 

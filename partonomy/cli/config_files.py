@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from partonomy.yaml_files import require_unique_keys
+from partonomy.yaml_files import require_mapping, require_unique_keys
 
 FLAG = "--config"
 
@@ -22,10 +22,11 @@ def naming_config_files(arguments: Sequence[str]) -> Iterator[None]:
     """Print the configuration files' names below the parser's message if it refuses an argument or a key.
 
     Raises:
-        ValueError: a key occurs twice in a configuration file; the message names both.
+        ValueError: a configuration file is empty or no mapping, or a key occurs twice in it; the message names both.
     """
     for file in config_files(arguments):
         require_unique_keys(Path(file))
+        require_mapping(Path(file))
     try:
         yield
     except SystemExit as stop:

@@ -19,6 +19,7 @@ from partonomy.reporting.result_exports import SAMPLES_FILE, annotations_path, w
 from partonomy.reporting.tables import AUTO, TABLE_CHOICES, render_tables, tidy_csv, write_tidy
 from partonomy.row_commands import command_lines, read_row_commands
 from partonomy.structures import TABLE_TYPES, QuestionType
+from partonomy.suggestions import unknown_names
 from partonomy.table_format import TableFormat, render_table
 
 BOTH = "both"
@@ -311,5 +312,5 @@ def _paths(given: list[str] | str | None) -> list[Path]:
 
 def _known(what: str, value: str, known: Sequence[str]) -> str:
     if value not in known:
-        raise ValueError(f"unknown {what} {value!r}; known: {', '.join(known)}")
+        raise ValueError(unknown_names(what, [value], known))
     return value

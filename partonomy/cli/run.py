@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from partonomy.benchmarks.partonomy.task import PartonomyTask
 from partonomy.benchmarks.registry import BENCHMARKS, find_benchmark
-from partonomy.cli.config_files import naming_config_files
+from partonomy.cli.parsers import add_version, example, parse_words, settings_parser
 from partonomy.harness.ranks import rank_from_environment
 from partonomy.harness.run import Job, configure_run, require_scored, run_benchmark
 from partonomy.harness.run_folder import RECORDS_FILE, SUMMARY_FILE, RunConfig
@@ -24,6 +24,8 @@ from partonomy.sharding import parse_shard
 from partonomy.stored_lines import Mapped
 
 SettingsT = TypeVar("SettingsT")
+EXAMPLE_FOLDERS = {"questions": "data/mine", "root": "dataset"}
+"""Value of each benchmark's `root_flag` in the example of its help text."""
 
 
 def add_benchmarks(parser: ArgumentParser) -> None:
@@ -42,7 +44,17 @@ def benchmark_parser(name: str, prog: str | None = None, default_model: str | No
         default_model: Default of `--model`; None makes the flag required.
     """
     benchmark = find_benchmark(name)
-    parser = ArgumentParser(prog=prog or f"python -m partonomy run {name}", description=f"{benchmark.title}.")
+    program = prog or f"python -m partonomy run {name}"
+    root = EXAMPLE_FOLDERS[benchmark.root_flag]
+    parser = settings_parser(
+        prog=program,
+        description=f"{benchmark.title}.",
+        epilog=example(
+            f"{program} --{benchmark.root_flag} {root} --model plum \\\n"
+            f"      --checkpoint runs/quickstart/model --output runs/{name}"
+        ),
+    )
+    add_version(parser)
     parser.add_argument("--config", action="config", help="YAML file that may set any of the flags below")
     parser.add_argument(f"--{benchmark.root_flag}", type=str, required=True, help=benchmark.root_help)
     parser.add_argument(
@@ -156,9 +168,7 @@ def run_named(name: str, prog: str, arguments: Sequence[str], default_model: str
         SystemExit: A flag is unknown, or help was requested.
         OSError, ValueError, RuntimeError: See `run_benchmark`.
     """
-    with naming_config_files(arguments):
-        parsed = benchmark_parser(name, prog, default_model).parse_args(list(arguments))
-    return run_parsed(name, parsed)
+    return run_parsed(name, parse_words(benchmark_parser(name, prog, default_model), arguments))
 
 
 def _add_fields(parser: ArgumentParser, settings: type[Any], defaults: Mapping[str, Any]) -> None:
@@ -210,8 +220,12 @@ def run_command(arguments: Sequence[str]) -> None:
     if name and not name.startswith("-"):
         find_benchmark(name)
     if name not in BENCHMARKS:
-        parser = ArgumentParser(prog="python -m partonomy run", description="Score a model on a benchmark.")
+        program = "python -m partonomy run"
+        flags = "--questions data/mine --model random --output runs/mine_random"
+        parser = settings_parser(
+            prog=program, description="Score a model on a benchmark.", epilog=example(f"{program} partonomy {flags}")
+        )
         add_benchmarks(parser)
-        parser.parse_args(list(arguments))
+        parse_words(parser, arguments)
         return
     run_named(name, f"python -m partonomy run {name}", arguments[1:])

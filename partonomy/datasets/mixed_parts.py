@@ -25,6 +25,7 @@ from partonomy.files import RECORD_ERRORS, check_relative_path, check_text, read
 from partonomy.masks import rle_from_coco
 from partonomy.stored_lines import OpenFile, StoredLines
 from partonomy.structures import RLE
+from partonomy.suggestions import did_you_mean
 
 FORMAT = "mixed-parts"
 FORMAT_VERSION = 1
@@ -179,7 +180,7 @@ def split_file(folder: Path, split: str) -> Path:
         ValueError: There is no such split.
     """
     if split not in SPLITS:
-        raise ValueError(f"there is no split {split!r}; known: {', '.join(SPLITS)}")
+        raise ValueError(f"there is no split {split!r}; known: {', '.join(SPLITS)}{did_you_mean(split, SPLITS)}")
     return folder / f"{split}.jsonl"
 
 

@@ -17,6 +17,7 @@ from partonomy.reporting.paper_tables.partonomy_tables import (
     segmentation_table,
 )
 from partonomy.structures import QuestionType
+from partonomy.suggestions import did_you_mean
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -119,7 +120,10 @@ def draw_validation(
     known = {bar.model for bar in validation_bars((), next(iter(METRICS)), question_type)}
     unknown = sorted(set(models or ()) - known)
     if unknown:
-        raise ValueError(f"the paper has no rows of {unknown[0]!r}; known: {', '.join(sorted(known))}")
+        raise ValueError(
+            f"the paper has no rows of {unknown[0]!r}; known: {', '.join(sorted(known))}"
+            f"{did_you_mean(unknown[0], known)}"
+        )
     axes = figure.subplots(2, 1, sharex=True)
     colours: dict[str, str] = {}
     for axis, (metric, heading) in zip(axes, METRICS.items(), strict=True):

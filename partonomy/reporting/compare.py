@@ -18,6 +18,7 @@ from partonomy.benchmarks.task import ALL, ChangedRecords, Group, Record, Words
 from partonomy.files import open_atomically
 from partonomy.metrics.bootstrap import Estimate, paired_differences
 from partonomy.reporting.loaded_run import AnyRun, check_same_items
+from partonomy.suggestions import unknown_names
 from partonomy.table_format import ColumnGroup, Table, TableFormat, TableRow, format_percent, render_table
 from partonomy.terminal import one_line, spreadsheet_cell
 
@@ -381,7 +382,7 @@ def _differences(
     after = _with_metrics(second.task.groups(in_order), wanted, known)
     unknown = sorted(set(metrics) - known)
     if unknown:
-        raise ValueError(f"unknown metric {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+        raise ValueError(unknown_names("metric", unknown, sorted(known)))
     return compare_groups(before, after, wanted, seed)
 
 

@@ -7,13 +7,7 @@ import argparse
 from pathlib import Path
 from typing import get_args
 
-from plum.checkpoints.published.convert_system import (
-    LORA_ALPHA,
-    SystemRequest,
-    Targets,
-    TargetSystem,
-    convert_system,
-)
+from plum.checkpoints.published.system_request import LORA_ALPHA, SystemRequest, Targets, TargetSystem
 from plum.cli.commands import COMMANDS
 from plum.cli.model_flags import positive
 from plum.config import PositionDtype, SamConfig
@@ -66,6 +60,8 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    from plum.checkpoints.published.convert_system import convert_system
+
     request = SystemRequest(
         arguments.source,
         arguments.clip,

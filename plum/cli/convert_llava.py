@@ -5,13 +5,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import get_args
 
-import yaml
-
-from plum.checkpoints.published.convert_llava import ConversionRequest, convert_llava
 from plum.cli.commands import COMMANDS
-from plum.config import Fit, ModelConfig
-from plum.inputs.conversation import TemplateName
-from plum.training.config_file import load_train_config
+from plum.config import Conversation, Fit, ModelConfig
 
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -21,7 +16,7 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     parser.add_argument("destination", type=Path, help="new folder to write; use it as a run's init_from")
     parser.add_argument("--sam", required=True, type=Path, help="SAM's weights, sam_vit_{b,l,h}_*.pth")
     parser.add_argument("--clip", type=Path, help="CLIP folder, if the LLaVA checkpoint has no CLIP")
-    parser.add_argument("--conversation", choices=get_args(TemplateName), help="the checkpoint's chat template")
+    parser.add_argument("--conversation", choices=get_args(Conversation), help="the checkpoint's chat template")
     parser.add_argument(
         "--fit", choices=get_args(Fit), help="how the checkpoint's images became CLIP's square (default: read from it)"
     )
@@ -31,6 +26,8 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 
 def describe_model(config: ModelConfig) -> str:
     """Return the `model` block of a YAML for the converted weights (heads and adapters keep their defaults)."""
+    import yaml
+
     llava = asdict(config.llava)
     del llava["special_tokens"]  # a run reads them from the tokenizer
     sam = asdict(config.sam)
@@ -40,6 +37,9 @@ def describe_model(config: ModelConfig) -> str:
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    from plum.checkpoints.published.convert_llava import ConversionRequest, convert_llava
+    from plum.training.config_file import load_train_config
+
     expected = load_train_config(["--config", str(arguments.config)]).model if arguments.config else None
     request = ConversionRequest(
         arguments.source, arguments.sam, arguments.clip, arguments.conversation, expected, arguments.fit

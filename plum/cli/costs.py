@@ -5,9 +5,6 @@ from pathlib import Path
 
 from partonomy.table_format import TableFormat, render_table
 from plum.cli.commands import COMMANDS
-from plum.doctor.costs import cost_table
-from plum.doctor.memory import NamedRun
-from plum.training.config_file import load_train_config
 
 OVERLAY_MARK = "+"
 
@@ -29,11 +26,20 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         help="tokens of the conversation, image patches included (default: %(default)s, all that LLaMA 1 takes)",
     )
     parser.add_argument("--masks", type=int, default=1, help="masks of the answer (default: %(default)s)")
-    parser.add_argument("--format", choices=[entry.value for entry in TableFormat], default=TableFormat.TEXT.value)
+    parser.add_argument(
+        "--format",
+        choices=[entry.value for entry in TableFormat],
+        default=TableFormat.TEXT.value,
+        help="form of the table (default: %(default)s)",
+    )
     parser.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    from plum.doctor.costs import cost_table
+    from plum.doctor.memory import NamedRun
+    from plum.training.config_file import load_train_config
+
     if arguments.gpus < 1:
         raise ValueError(f"--gpus {arguments.gpus}: at least 1")
     runs = []

@@ -1,27 +1,11 @@
 """`python -m plum doctor`: check installation, weights and data of a run, and estimate its memory."""
 
 import argparse
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import torch
-
-from partonomy.images import image_size, load_image
 from plum.cli.commands import COMMANDS
 from plum.cli.model_flags import positive
-from plum.doctor.environment import examine_environment
-from plum.doctor.file_hashes import default_cache
-from plum.doctor.findings import Finding, State
-from plum.doctor.folders import examine_data, examine_weights, hash_weight_files
-from plum.doctor.known_answer import Verdict, ask, compare, read_answers, record_answer, standard_image
-from plum.doctor.memory import NamedRun, describe_estimate, estimate_memory, markdown_table
-from plum.doctor.workload import Assumptions
-from plum.inference.api import QUESTION
-from plum.train_config import TrainConfig
-from plum.training.config_file import load_train_config
-from plum.training.initialise import Placement
+from plum.doctor.assumptions import Assumptions
 
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -35,30 +19,33 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="override keys of the YAML files")
     memory = parser.add_argument_group("memory")
     memory.add_argument("--gpus", nargs="+", type=int, help="numbers of GPUs (default: those of this machine, or 1)")
-    memory.add_argument("--zero-stage", type=int, choices=(1, 2), help="override engine.zero_stage")
+    memory.add_argument("--zero_stage", type=int, choices=(1, 2), help="override engine.zero_stage")
     memory.add_argument(
-        "--text-tokens", type=int, help="tokens of the longest conversation (default: data.max_text_tokens)"
+        "--text_tokens", type=int, help="tokens of the longest conversation (default: data.max_text_tokens)"
     )
-    memory.add_argument("--supervised-tokens", type=int, help="number of answer tokens among them (default: all)")
+    memory.add_argument("--supervised_tokens", type=int, help="number of answer tokens among them (default: all)")
     memory.add_argument(
-        "--spans", type=int, default=Assumptions.spans_per_conversation, help="number of masks per conversation"
+        "--spans",
+        type=int,
+        default=Assumptions.spans_per_conversation,
+        help="number of masks per conversation (default: %(default)s)",
     )
     memory.add_argument(
-        "--image-size",
+        "--image_size",
         nargs=2,
         type=int,
         metavar=("H", "W"),
         default=Assumptions.image_size,
-        help="height and width of the images, pixels",
+        help="height and width of the images in pixels (default: %(default)s)",
     )
     memory.add_argument(
-        "--images-per-conversation",
+        "--images_per_conversation",
         type=positive,
         help="images of a conversation (default: 2 for pairs, otherwise 1)",
     )
     weights = parser.add_argument_group("weights and known answers")
     weights.add_argument(
-        "--hash-cache",
+        "--hash_cache",
         type=Path,
         default=None,
         help="JSON file that caches the hashes of weight files (default: in ~/.cache/plum)",
@@ -66,113 +53,14 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     weights.add_argument(
         "--answers", type=Path, help="JSON file of known answers; compare the model's answer to one question with it"
     )
-    weights.add_argument("--record-answer", action="store_true", help="add the model's answer to the file of --answers")
+    weights.add_argument("--record_answer", action="store_true", help="add the model's answer to the file of --answers")
     weights.add_argument("--checkpoint", type=Path, help="model to ask (default: the run's model, or init_from)")
     weights.add_argument("--image", type=Path, help="image to ask about (default: a drawn one)")
-    weights.add_argument("--question", default=QUESTION, help="question to ask (default: %(default)s)")
+    weights.add_argument("--question", help="question to ask (default: the parts that the object has)")
     parser.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    assumptions = Assumptions(
-        text_tokens=arguments.text_tokens,
-        supervised_tokens=arguments.supervised_tokens,
-        spans_per_conversation=arguments.spans,
-        image_size=tuple(arguments.image_size),
-        images_per_conversation=arguments.images_per_conversation,
-    )
-    gpu_counts = arguments.gpus or [max(1, torch.cuda.device_count())]
-    if min(gpu_counts) < 1:
-        raise ValueError(f"--gpus {min(gpu_counts)}: at least 1")
-    if arguments.table:
-        runs = [NamedRun(path.stem, _load([path], arguments)) for path in arguments.table]
-        print(markdown_table(runs, gpu_counts, assumptions))
-        return
-    config = _load(arguments.config, arguments)
-    cache = arguments.hash_cache or default_cache()
-    print("Installation")
-    findings = _show(examine_environment(config.engine))
-    print("\nWeights")
-    findings += _show(examine_weights(config, cache))
-    print("\nData")
-    findings += _show(examine_data(config.data))
-    print()
-    findings += _show_memory(config, gpu_counts, assumptions)
-    if arguments.answers:
-        print("\nKnown answer")
-        findings += _show(_check_answer(config, arguments, cache))
-    missing = [finding.what.strip() for finding in findings if finding.state is State.MISSING]
-    if missing:
-        raise ValueError(f"{len(missing)} required items are missing or wrong: {', '.join(missing)}")
-    print("\nNothing required is missing.")
+    from plum.cli.doctor_checks import examine
 
-
-def _load(paths: Sequence[Path], arguments: argparse.Namespace) -> TrainConfig:
-    words = [word for path in paths for word in ("--config", str(path))]
-    for setting in arguments.set:
-        key, separator, value = setting.partition("=")
-        if not separator:
-            raise ValueError(f"--set {setting}: write KEY=VALUE, e.g. engine.micro_batch_size=2")
-        words += [f"--{key}", value]
-    config = load_train_config(words)
-    if arguments.zero_stage is None:
-        return config
-    return replace(config, engine=replace(config.engine, zero_stage=arguments.zero_stage))
-
-
-def _show(findings: list[Finding]) -> list[Finding]:
-    for finding in findings:
-        to_do = f"  -> {finding.to_do}" if finding.to_do else ""
-        print(f"  {finding.state.value:<8} {finding.what:<28} {finding.found}{to_do}")
-    return findings
-
-
-def _show_memory(config: TrainConfig, gpu_counts: Sequence[int], assumptions: Assumptions) -> list[Finding]:
-    """Print the estimate for every GPU count; a GPU of this machine that is too small is a finding."""
-    findings = []
-    for num_gpus in gpu_counts:
-        try:
-            estimate = estimate_memory(config, num_gpus, assumptions)
-        except ValueError as error:
-            print(f"No memory estimate: {error}")
-            return []
-        print(describe_estimate(config, estimate))
-        if torch.cuda.is_available():
-            smallest = min(
-                torch.cuda.get_device_properties(index).total_memory for index in range(torch.cuda.device_count())
-            )
-            if estimate.peak > smallest:
-                found = f"{estimate.peak / 1e9:.1f} GB estimated, {smallest / 1e9:.1f} GB on this machine's GPU"
-                findings.append(Finding(State.REMARK, "memory", found, "lower engine.micro_batch_size"))
-    return _show(findings)
-
-
-def _check_answer(config: TrainConfig, arguments: argparse.Namespace, cache: Path) -> list[Finding]:
-    """Ask the model, then record its answer or compare it with the recorded one."""
-    folder = arguments.checkpoint or _model_of(config)
-    if folder is None:
-        return [Finding(State.MISSING, "known answer", "the run has no weights yet", "give --checkpoint")]
-    weights = hash_weight_files(folder, cache).sha256
-    image: np.ndarray = (
-        standard_image() if arguments.image is None else load_image(arguments.image, *image_size(arguments.image))
-    )
-    on_gpu = torch.cuda.is_available()
-    placement = Placement(torch.bfloat16 if on_gpu else torch.float32, torch.device("cuda" if on_gpu else "cpu"))
-    answer = ask(folder, weights, image, arguments.question, placement)
-    if arguments.record_answer:
-        record_answer(arguments.answers, answer)
-        return [Finding(State.FINE, "recorded", f"{answer.text!r}, {len(answer.masks)} masks, in {arguments.answers}")]
-    comparison = compare(read_answers(arguments.answers), answer)
-    for line in comparison.lines:
-        print(f"           {line}")
-    states = {Verdict.PASS: State.FINE, Verdict.FAIL: State.MISSING, Verdict.UNKNOWN: State.REMARK}
-    to_do = "--record-answer records this one" if comparison.verdict is Verdict.UNKNOWN else ""
-    return [Finding(states[comparison.verdict], "known answer", comparison.verdict.value, to_do)]
-
-
-def _model_of(config: TrainConfig) -> Path | None:
-    """Return the run's own model, or the model that it starts from."""
-    own = Path(config.run_dir) / "model"
-    if own.is_dir():
-        return own
-    return None if config.init_from is None else Path(config.init_from)
+    examine(arguments)

@@ -23,14 +23,12 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="dtype of the exported weights")
     parser.add_argument(
         "--max_shard_size",
-        "--max-shard-size",
         type=parse_size,
         default=None,
         help="maximum size of a file, e.g. 4GB (the default)",
     )
     parser.add_argument(
         "--adapters_only",
-        "--adapters-only",
         action="store_true",
         help="export only the trained weights: adapters in PEFT's format, and heads; loading them needs the base model",
     )

@@ -16,10 +16,6 @@ from plum.cli.commands import COMMANDS
 if TYPE_CHECKING:
     from plum.doctor.finetune_plan import FineTunePlan, FineTuneRequest, Machine
 
-EXAMPLE = """example:
-  python -m plum finetune --data instances.json --images photos/ --object_name car \\
-      --init_from runs/quickstart/model --output runs/mine
-"""
 QUESTIONS = "questions.jsonl"
 
 
@@ -32,8 +28,6 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         "annotations, holds images out, chooses the settings of the run and prints them, trains with validation, "
         "exports the best weights, scores them and the model that it began with on the held-out images, and writes a "
         "report. Run it again to go on after an interruption.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--data",

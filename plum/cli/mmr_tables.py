@@ -3,7 +3,6 @@
 import argparse
 from pathlib import Path
 
-from partonomy.reporting.paper_tables.mmr_tables import load_mmr_runs, mmr_table, table_of
 from partonomy.table_format import TableFormat, render_table
 from plum.cli.commands import COMMANDS
 
@@ -17,11 +16,18 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         type=Path,
         help="output folders of runs on MMR, RefCOCO, multi-referring RefCOCO, RefCOCOm, Cityscapes or GTAV",
     )
-    parser.add_argument("--format", choices=[entry.value for entry in TableFormat], default=TableFormat.TEXT.value)
+    parser.add_argument(
+        "--format",
+        choices=[entry.value for entry in TableFormat],
+        default=TableFormat.TEXT.value,
+        help="form of the table (default: %(default)s)",
+    )
     parser.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    from partonomy.reporting.paper_tables.mmr_tables import load_mmr_runs, mmr_table, table_of
+
     summaries = load_mmr_runs(arguments.runs)
     numbers = sorted({number for summary in summaries if (number := table_of(summary.benchmark)) is not None})
     tables = [render_table(mmr_table(number, summaries), TableFormat(arguments.format)) for number in numbers]

@@ -16,7 +16,6 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     parser.add_argument("--license", help="the Hub's name of the licence (default: the card's, or other)")
     parser.add_argument(
         "--base_model",
-        "--base-model",
         help="name on the Hub of the model under the trained weights (default: the card's)",
     )
     parser.add_argument("--tags", nargs="+", default=[], help="further tags of the model card")

@@ -4,18 +4,12 @@ import argparse
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from plum.checkpoints.store import load_pretrained
 from plum.cli.commands import COMMANDS
-from plum.inference.partonomy_adapter import resolve_device
-from plum.inference.teacher_forced import (
-    HELD_OUT_KINDS,
-    HeldOutResult,
-    evaluate_expressions,
-    evaluate_teacher_forced,
-)
+
+if TYPE_CHECKING:
+    from plum.inference.teacher_forced import HeldOutResult
 
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -23,9 +17,7 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     parser = commands.add_parser("teacher-forced", help=COMMANDS["teacher-forced"])
     parser.add_argument("--checkpoint", required=True, help="folder of a saved model")
     parser.add_argument("--data", help="folder made by `python -m partonomy build`; --kinds are measured on it")
-    parser.add_argument(
-        "--kinds", default=",".join(HELD_OUT_KINDS), help="comma-separated kinds of conversation (default: %(default)s)"
-    )
+    parser.add_argument("--kinds", help="comma-separated kinds of conversation (default: all that held-out data have)")
     parser.add_argument(
         "--limit", type=int, default=200, help="maximum number of images per kind (default: %(default)s)"
     )
@@ -43,6 +35,12 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    import torch
+
+    from plum.checkpoints.store import load_pretrained
+    from plum.inference.partonomy_adapter import resolve_device
+    from plum.inference.teacher_forced import HELD_OUT_KINDS, evaluate_expressions, evaluate_teacher_forced
+
     if not arguments.data and not arguments.referring:
         raise ValueError("nothing to measure: give --data FOLDER, --referring NAME with --root FOLDER, or both")
     if bool(arguments.referring) != bool(arguments.root):
@@ -50,9 +48,10 @@ def _run(arguments: argparse.Namespace) -> None:
     if arguments.limit < 1:
         raise ValueError(f"--limit {arguments.limit}: at least 1")
     loaded = load_pretrained(arguments.checkpoint, resolve_device(arguments.device), torch.float32)
+    kinds = arguments.kinds.split(",") if arguments.kinds else HELD_OUT_KINDS
     results: list[HeldOutResult] = []
     if arguments.data:
-        results += evaluate_teacher_forced(loaded, arguments.data, arguments.kinds.split(","), arguments.limit)
+        results += evaluate_teacher_forced(loaded, arguments.data, kinds, arguments.limit)
     for word in arguments.referring:
         name, _, split = word.partition(":")
         results.append(evaluate_expressions(loaded, arguments.root, name, split or "val", arguments.limit))
@@ -68,6 +67,6 @@ def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"
 
 
-def _write(results: list[HeldOutResult], path: Path) -> None:
+def _write(results: "list[HeldOutResult]", path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({result.kind: asdict(result) for result in results}, indent=2) + "\n")

@@ -21,13 +21,14 @@ def run_training(arguments: Sequence[str], name: str = "train.py") -> int:
     """
     from plum.training.config_file import load_start
     from plum.training.reporting import run_reported, start_log
-    from plum.training.run import train
     from plum.training.slurm import launcher_variables
 
     def program() -> int:
         os.environ.update(launcher_variables(os.environ))
         start_log()
         start = load_start(arguments)
+        from plum.training.run import train  # torch and transformers come with it, so not before the arguments are read
+
         train(start.config, overwrite=start.overwrite)
         return 0
 

@@ -10,7 +10,7 @@ from plum.cli.commands import COMMANDS
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command to the parser."""
     parser = commands.add_parser("validate", help=COMMANDS["validate"])
-    parser.add_argument("benchmark", choices=tuple(BENCHMARKS))
+    parser.add_argument("benchmark", choices=tuple(BENCHMARKS), help="benchmark to score the model on")
     parser.add_argument(
         "flags",
         nargs=argparse.REMAINDER,

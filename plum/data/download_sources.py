@@ -6,6 +6,7 @@ from pathlib import Path
 from partonomy.benchmarks.reason_seg import TargetNames, read_explanations, read_reason_seg, split_folder
 from partonomy.benchmarks.refcoco import REFERRING_SETS, read_referring, reference_file
 from partonomy.datasets.sources.mmr import mmr_file, read_mmr
+from partonomy.suggestions import unknown_names
 from plum.data.readers.label_maps import LabelMaps, find_layout
 from plum.data.readers.llava_instruct import DIALOGUE_FILE, Dialogues
 from plum.data.sources.base import Source
@@ -79,7 +80,7 @@ def find_marker(source: SourceConfig, dataset_dir: str | None) -> Path:
         return root / find_layout(source.dataset).labels
     if source.kind == "referring":
         if source.dataset not in REFERRING_SETS:
-            raise ValueError(f"unknown referring data set {source.dataset!r}; known: {', '.join(REFERRING_SETS)}")
+            raise ValueError(unknown_names("referring data set", [source.dataset], REFERRING_SETS))
         return reference_file(root, source.dataset)
     if source.kind == "mmr":
         return mmr_file(root, TRAIN)

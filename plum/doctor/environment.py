@@ -8,7 +8,9 @@ import re
 from pathlib import Path
 
 import torch
+from packaging.requirements import Requirement
 
+from partonomy.version import DISTRIBUTION
 from plum.doctor.findings import Finding, State
 from plum.train_config import EngineConfig
 
@@ -22,23 +24,33 @@ def examine_environment(engine: EngineConfig, requirements: Path = REQUIREMENTS)
 
     Args:
         engine: the run's engine, which decides what is needed.
-        requirements: file with the pins; if it is missing (an installed package), the installed distribution's pins.
+        requirements: file with the pins; if it is missing (an installed package), the ranges of the installed
+            distribution.
     """
     return [
         *examine_python(),
-        *(examine_package(name, pin) for name, pin in read_pins(requirements)),
+        *examine_packages(requirements),
         *examine_torchvision(),
         *examine_quantization(engine),
         *examine_devices(engine),
     ]
 
 
+def examine_packages(requirements: Path) -> list[Finding]:
+    """Examine the packages that the project needs.
+
+    Args:
+        requirements: file with the pins; if it is missing, the ranges of the installed distribution are examined.
+    """
+    if requirements.is_file():
+        return [examine_package(name, pin) for name, pin in read_pins(requirements)]
+    needed = [Requirement(line) for line in importlib.metadata.requires(DISTRIBUTION) or []]
+    return [examine_range(one) for one in needed if one.marker is None or one.marker.evaluate({"extra": ""})]
+
+
 def read_pins(requirements: Path) -> list[tuple[str, str]]:
     """Return (package, pinned version) of every line that pins one."""
-    if requirements.is_file():
-        lines = requirements.read_text(encoding="utf-8").splitlines()
-    else:
-        lines = importlib.metadata.requires("plum-partonomy") or []
+    lines = requirements.read_text(encoding="utf-8").splitlines()
     return [(found[1], found[2]) for found in map(_PIN.match, lines) if found is not None]
 
 
@@ -59,6 +71,18 @@ def examine_package(name: str, pin: str) -> Finding:
     if found.split("+")[0] == pin:
         return Finding(State.FINE, name, found)
     return Finding(State.REMARK, name, found, f"results in docs/LOG.md were made with {pin}")
+
+
+def examine_range(requirement: Requirement) -> Finding:
+    """Examine one package of an installed distribution; a version out of its range is an error."""
+    name, wanted = requirement.name, f"{requirement.name}{requirement.specifier}"
+    try:
+        found = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return Finding(State.MISSING, name, "not installed", f"pip install '{wanted}'")
+    if requirement.specifier.contains(found, prereleases=True):
+        return Finding(State.FINE, name, found)
+    return Finding(State.MISSING, name, found, f"pip install '{wanted}'")
 
 
 def examine_torchvision() -> list[Finding]:

@@ -159,7 +159,10 @@ def read_question_file(path: Path) -> list[QuestionRow]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such question file; correct the path")
-    text = path.read_text(encoding="utf-8-sig")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not text in UTF-8 ({error.reason}); write a JSON or CSV file") from error
     if path.suffix.lower() == ".csv":
         records: Any = list(csv.DictReader(text.splitlines()))
     else:

@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
-from pathlib import Path
 
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
 from partonomy.cli.config_files import config_files
-from partonomy.yaml_files import require_unique_keys
+from partonomy.cli.parsers import add_version, example, parse_words, settings_parser
 from plum.train_config import TrainConfig
 
 AT_LEAST_ONE = (
@@ -179,9 +178,7 @@ def load_start(arguments: Sequence[str]) -> Start:
     """Return a configuration as `load_train_config` does, with the flags of this start; raises what it raises."""
     parser = build_parser()
     try:
-        for file in config_files(arguments):
-            require_unique_keys(Path(file))
-        chosen = vars(parser.instantiate(parser.parse_args(list(arguments))))
+        chosen = vars(parser.instantiate(parse_words(parser, arguments)))
         overwrite = bool(chosen["overwrite"])
         config = TrainConfig(**{key: value for key, value in chosen.items() if key not in _FLAGS})
         check_ranges(config)
@@ -194,7 +191,14 @@ def load_start(arguments: Sequence[str]) -> Start:
 
 def build_parser() -> ArgumentParser:
     """Return train.py's parser."""
-    parser = ArgumentParser(prog="train.py", description="Train a grounded multimodal model.", exit_on_error=False)
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = settings_parser(
+        prog="train.py",
+        description="Train a grounded multimodal model.",
+        epilog=example("python train.py --config configs/plum_tiny_stage0.yaml --optimizer.learning_rate 1e-4"),
+        exit_on_error=False,
+    )
+    add_version(parser)
     parser.add_argument(
         "--config", action="config", help="YAML of plum.train_config.TrainConfig; may be given several times"
     )

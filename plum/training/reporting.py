@@ -7,9 +7,7 @@ import time
 from collections.abc import Callable
 
 from partonomy.terminal import SafeStream, escape_controls
-from plum.training.exit_status import INTERRUPTED
-from plum.training.run_checkpoints import CheckpointError
-from plum.training.stop_requests import RunStoppedError
+from plum.training.exit_status import INTERRUPTED, CheckpointError, RunStoppedError
 
 TRACEBACK_VARIABLE = "PLUM_TRACEBACK"
 """Environment variable; 1 shows the traceback of every error."""

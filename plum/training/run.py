@@ -27,6 +27,7 @@ from plum.models.trainable import TrainableRow, set_trainable
 from plum.structures import Batch
 from plum.train_config import TrainConfig
 from plum.training.engine import Engine, build_engine
+from plum.training.exit_status import RunStoppedError
 from plum.training.initialise import Placement, build_from, with_fit_of
 from plum.training.objective import Objective
 from plum.training.optimizer import learning_rate_factor
@@ -35,7 +36,6 @@ from plum.training.ranks import Ranks, on_main_rank, require_shared_folder, star
 from plum.training.run_checkpoints import ResumePoint, find_resume_point
 from plum.training.run_folder import RunFolder
 from plum.training.sam_features import describe_feature_cache, open_feature_cache
-from plum.training.stop_requests import RunStoppedError
 from plum.training.trackers import require_trackers
 from plum.training.trained_images import record_training_images
 from plum.training.trainer import Trainer

@@ -20,6 +20,7 @@ import msgspec
 
 from partonomy.files import hash_files, match_json, parse_json, read_json_as
 from plum.train_config import EngineConfig
+from plum.training.exit_status import CheckpointError
 from plum.training.ranks import Ranks, on_main_rank
 from plum.training.safe_checkpoints import require_plain_content
 
@@ -72,10 +73,6 @@ class Checkpoint:
     folder: Path
     update: int
     cut: UpdateCut
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint could not be written or converted; the message says why and what is kept."""
 
 
 class RunCheckpoints:

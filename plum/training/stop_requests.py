@@ -4,13 +4,12 @@ import os
 import signal
 import threading
 import time
-from enum import IntEnum
 from types import FrameType, TracebackType
 
 import torch
 import torch.distributed
 
-from plum.training.exit_status import INTERRUPTED, REQUEUE, TERMINATED
+from plum.training.exit_status import Request
 from plum.training.ranks import Ranks
 
 SECONDS_BETWEEN_REPEATS = 1.0
@@ -19,44 +18,11 @@ LOADER_SECONDS = 600
 """How long a loader process lives on after SIGTERM: its rank needs batches until the update is done."""
 
 
-class Request(IntEnum):
-    """What a rank is asked for; the largest of all ranks holds."""
-
-    NOTHING = 0
-    SAVE = 1
-    TIME_LIMIT = 2
-    REQUEUE = 3
-    INTERRUPT = 4
-    TERMINATE = 5
-
-    @property
-    def stops(self) -> bool:
-        """Whether the run ends after its checkpoint."""
-        return self > Request.SAVE
-
-
 _OF_SIGNAL = {
     signal.SIGUSR1: Request.REQUEUE,
     signal.SIGINT: Request.INTERRUPT,
     signal.SIGTERM: Request.TERMINATE,
 }
-_ENDS = {
-    Request.TIME_LIMIT: (REQUEUE, "because the time of max_minutes is over"),
-    Request.REQUEUE: (REQUEUE, "by SIGUSR1"),
-    Request.INTERRUPT: (INTERRUPTED, "by Ctrl-C (SIGINT)"),
-    Request.TERMINATE: (TERMINATED, "by SIGTERM"),
-}
-
-
-class RunStoppedError(Exception):
-    """The run was told to stop and has written its checkpoint; `status` is the exit status."""
-
-    def __init__(self, request: Request, update: int, num_updates: int) -> None:
-        self.status, reason = _ENDS[request]
-        super().__init__(
-            f"stopped {reason} after update {update} of {num_updates} (exit status {self.status}); the checkpoint is "
-            "written, and the same command goes on from it"
-        )
 
 
 class StopRequests:

@@ -12,11 +12,12 @@ from partonomy.progress import Progress, progress
 from plum.structures import Batch
 from plum.train_config import TrainConfig
 from plum.training.engine import Engine
+from plum.training.exit_status import CheckpointError, RunStoppedError
 from plum.training.objective import StepResult
-from plum.training.run_checkpoints import CheckpointError, ResumePoint, update_cut
+from plum.training.run_checkpoints import ResumePoint, update_cut
 from plum.training.run_folder import RunFolder
 from plum.training.skipped_updates import SkippedUpdates
-from plum.training.stop_requests import RunStoppedError, StopRequests
+from plum.training.stop_requests import StopRequests
 from plum.training.tracking import RunningTerms, Tracker, read_peak_memory
 from plum.training.validation import RunValidation, Validation
 

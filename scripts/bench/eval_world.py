@@ -21,8 +21,8 @@ from partonomy.harness.asking import answer_items
 from partonomy.harness.ranks import MAX_IMAGES_PER_BATCH, Batch
 from partonomy.models.contract import GroundedModel
 from partonomy.structures import TABLE_TYPES, Question, QuestionType
-from plum.cli.train_tokenizer import collect_texts
 from plum.config import ModelConfig, SamConfig
+from plum.data.tokenizer_texts import collect_texts
 from plum.inference.predictor import Predictor
 from plum.inputs.conversation import TEMPLATES
 from plum.inputs.tokenizer import load_tokenizer, train_tokenizer

@@ -65,7 +65,7 @@ def small_model(full: ModelConfig) -> ModelConfig:
 def draw_data(folder: Path, images: int, image_size: int) -> None:
     """Draw the embedded data set into `folder`/train and train its tokenizer, unless they are there."""
     from partonomy.cli.build import build  # noqa: PLC0415  (with all sources: seconds)
-    from plum.cli.train_tokenizer import collect_texts  # noqa: PLC0415
+    from plum.data.tokenizer_texts import collect_texts  # noqa: PLC0415
     from plum.inputs.tokenizer import train_tokenizer  # noqa: PLC0415
 
     if not (folder / "train").exists():

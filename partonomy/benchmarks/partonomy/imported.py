@@ -9,7 +9,6 @@ the choice under every selector, as the numbers of tokens are unknown.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from partonomy.files import check_text, is_integer, shorten
 from partonomy.metrics.multiple_choice import ChoiceSelection, Selector, TiedChoices, select_all, select_only
 from partonomy.models.contract import Generation
 from partonomy.structures import CharSpan, ChoiceScore, Question, Subject
+from partonomy.suggestions import nearest
 
 CHOICE_KEYS = {Subject.PARTS: "predicted_answer", Subject.OBJECT: "predicted_object_answer"}
 SCORES_KEYS = {Subject.PARTS: "answer_scores", Subject.OBJECT: "object_answer_scores"}
@@ -53,9 +53,9 @@ def answers_of_question(content: Mapping[str, Any]) -> frozenset[str]:
         ValueError: A key is misspelt.
     """
     for key in content:
-        near = get_close_matches(key, KEYS, 1, SIMILARITY) if key.startswith(PREFIXES) and key not in KEYS else []
-        if near:
-            raise ValueError(f"there is no key {key!r}; did you mean {near[0]!r}?")
+        near = nearest(key, KEYS, SIMILARITY) if key.startswith(PREFIXES) and key not in KEYS else None
+        if near is not None:
+            raise ValueError(f"there is no key {key!r}; did you mean {near!r}?")
     has_scores = any(content.get(key) is not None for key in SCORES_KEYS.values())
     is_there = {
         Capability.CHOICES.value: has_scores or any(content.get(key) is not None for key in CHOICE_KEYS.values()),

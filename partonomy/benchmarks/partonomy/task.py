@@ -108,6 +108,7 @@ from partonomy.structures import (
     SkippedType,
     Subject,
 )
+from partonomy.suggestions import unknown_names
 from partonomy.table_format import Table
 
 logger = logging.getLogger(__name__)
@@ -212,7 +213,7 @@ def parse_types(text: str) -> tuple[str, ...]:
     names = {name.strip() for name in text.split(",") if name.strip()} - {"none"}
     unknown = sorted(names - set(ALL_TYPES))
     if unknown:
-        raise ValueError(f"unknown question type {', '.join(unknown)}; known: {', '.join(ALL_TYPES)}")
+        raise ValueError(unknown_names("question type", unknown, ALL_TYPES))
     return tuple(name for name in ALL_TYPES if name in names)
 
 

@@ -19,6 +19,7 @@ from partonomy.datasets.store import ANNOTATIONS_FILE, load_dataset
 from partonomy.datasets.synthetic.dataset import SyntheticConfig, build_synthetic
 from partonomy.files import hash_files
 from partonomy.names import OBJECT_PART_SEPARATOR
+from partonomy.suggestions import unknown_names
 
 Settings = dict[str, str | int | float | bool | None]
 
@@ -75,7 +76,7 @@ def find_source(name: str, options: SourceOptions) -> DataSource:
         ValueError: the source is unknown, or does not use a given option.
     """
     if name not in SOURCES:
-        raise ValueError(f"unknown source {name!r}; known: {', '.join(SOURCES)}")
+        raise ValueError(unknown_names("source", [name], SOURCES))
     source = SOURCES[name]
     optional = {field.name for field in fields(SourceOptions) if field.default is None}
     unused = sorted(key for key in optional - source.options if getattr(options, key) is not None)

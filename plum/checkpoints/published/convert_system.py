@@ -11,7 +11,6 @@ training, without the modules that it adds, which change nothing until they are 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -53,12 +52,12 @@ from plum.checkpoints.published.system_keys import (
     plain_name,
     with_llava,
 )
+from plum.checkpoints.published.system_request import LORA_ALPHA, SystemRequest, Targets
 from plum.config import (
     CalicoConfig,
     FeedbackConfig,
     LlavaConfig,
     ModelConfig,
-    PositionDtype,
     SamConfig,
     SegTokenConfig,
     TaggerConfig,
@@ -66,45 +65,9 @@ from plum.config import (
 )
 from plum.models.systems.special_tokens import with_special_tokens
 
-Targets = Literal["many", "single"]
-TargetSystem = Literal["calico"]
-"""System that a checkpoint is made a start of, where it is not its own."""
-LORA_ALPHA = 16
-"""`lora_alpha` of the training scripts of LISA, M2SA and PLUM; checkpoints do not state it."""
 SAM_BLOCKS = ("image_encoder.", "prompt_encoder.", "mask_decoder.")
 TAGGER_BLOCK = "tagger.block.linear1.weight"
 NUM_TAGS = 3
-
-
-@dataclass(frozen=True)
-class SystemRequest:
-    """What to convert.
-
-    Attributes:
-        source: folder of a checkpoint, or one weight file of `zero_to_fp32`.
-        clip: CLIP folder, if the checkpoint holds no CLIP.
-        sam: `sam_vit_{b,l,h}_*.pth`, for a checkpoint that lacks SAM's image encoder or another of its three parts.
-        base: folder of the LLaVA that the training began with, if the source has no config.json and no tokenizer.
-        targets: [SEG] tokens of an answer; None: the system's own way, one for LISA, one per phrase for M2SA and GLaMM.
-        lora_alpha: scale of adapters, times their rank; None: `LORA_ALPHA`.
-        keeps_feedback: keep the mask feedback of PLUM's authors, which their evaluation turns off.
-        system: `calico`: make a start of CALICO of GLaMM's checkpoint; None: the checkpoint's own system.
-        blip: folder of InstructBLIP or BLIP-2, for CALICO.
-        dino: folder of DINOv2, for CALICO; None: without (`model.calico.correspondence.source` eva or none).
-        position_dtype: arithmetic of SAM's positional encoding; the authors' code computes it in bfloat16.
-    """
-
-    source: Path
-    clip: Path | None = None
-    sam: Path | None = None
-    base: Path | None = None
-    targets: Targets | None = None
-    lora_alpha: int | None = None
-    keeps_feedback: bool = False
-    system: TargetSystem | None = None
-    blip: Path | None = None
-    dino: Path | None = None
-    position_dtype: PositionDtype = SamConfig.position_dtype
 
 
 @dataclass(frozen=True)

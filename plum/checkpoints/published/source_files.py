@@ -19,6 +19,9 @@ from partonomy.files import read_json
 STEMS = ("model.safetensors", "pytorch_model.bin")
 """Names of single files; shards are listed in an index of the same name plus `.index.json`. Safetensors come first."""
 
+UNPICKLER_ERROR = "WeightsUnpickler error:"
+"""Start of the reason in the message of `torch.load`."""
+
 
 @dataclass(frozen=True)
 class SourceFiles:
@@ -110,9 +113,14 @@ def _load_pickle(path: Path) -> Mapping[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
+        # torch's message advises to load the file without its protection; only its reason is of use.
+        reason = str(error).partition(UNPICKLER_ERROR)[2].strip().splitlines()
         raise ValueError(
-            f"{path} is damaged, or holds more than tensors, which is never loaded (it could run code): {error}"
+            f"{path} is damaged, or holds more than tensors, which is never loaded (it could run code)"
+            f"{f': {reason[0]}' if reason else ''}; download it again, or convert it where you trust it"
         ) from error
+    except (LookupError, TypeError, AttributeError) as error:  # the unpickler, of bytes that are no pickle
+        raise ValueError(f"{path} is not a file of PyTorch weights; name the checkpoint's own file") from error
     except (RuntimeError, EOFError, OSError, ValueError) as error:
         raise ValueError(_damaged(path, error)) from error
     if not isinstance(content, dict) or not all(isinstance(tensor, Tensor) for tensor in content.values()):

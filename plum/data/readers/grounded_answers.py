@@ -5,8 +5,8 @@ A file is a JSON list, or has a JSON object a line, of records such as
     {"image": "a.jpg", "question": "What parts does it have?", "answer": "It has a left wing and a wheel.",
      "phrases": ["left wing", "wheel"], "masks": [RLE, POLYGONS or "masks/a_wheel.png"]}
 
-`image` and the PNG files of masks are relative to the file's folder. A mask is a COCO run-length code, a list of
-polygons, or a PNG file whose pixels above 0 are the mask; it has the image's size. "wheel#2" is the second "wheel" of
+`image` and the image files of masks are relative to the file's folder. A mask is a COCO run-length code, a list of
+polygons, or an image file of two values, of which 0 is the background; it has the image's size. "wheel#2" is the second "wheel" of
 the answer. `phrases` and `masks` may be left out for an answer without masks. In place of question, answer, phrases and
 masks a record may have `conversation`, a list of objects with these keys.
 """
@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from partonomy.files import (
     RECORD_ERRORS,
@@ -31,7 +30,7 @@ from partonomy.files import (
     shorten,
     write_text_atomically,
 )
-from partonomy.images import image_size
+from partonomy.images import image_size, read_mask_image
 from partonomy.masks import encode_mask, rle_from_coco
 from partonomy.structures import RLE, CharSpan
 from plum.inputs.phrase_places import locate_highlights
@@ -201,10 +200,7 @@ def _read_mask(mask: object, folder: Path, size: tuple[int, int], phrase: str) -
     path = folder / check_text(mask, f"the mask of {phrase!r}")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: mask file not found; a mask's path is relative to the file's folder")
-    pixels = np.asarray(Image.open(path))
-    if pixels.ndim != 2 or pixels.shape != size:
-        raise ValueError(f"{path} is {pixels.shape}, not one channel of the image's {height} x {width} pixels")
-    return encode_mask(pixels > 0)
+    return encode_mask(read_mask_image(path, height, width, f"the mask of {phrase!r}"))
 
 
 def _require_apart(spans: Sequence[CharSpan], answer: str) -> None:

@@ -16,6 +16,7 @@ import yaml
 
 from partonomy.files import check_text, read_json
 from partonomy.images import load_label_map
+from partonomy.suggestions import unknown_names
 
 logger = logging.getLogger(__name__)
 
@@ -121,7 +122,7 @@ class LabelMaps:
 def find_layout(name: str) -> LabelLayout:
     """Return the layout of a set; ValueError if the name is unknown."""
     if name not in LABEL_LAYOUTS:
-        raise ValueError(f"unknown semantic data set {name!r}; known: {', '.join(LABEL_LAYOUTS)}")
+        raise ValueError(unknown_names("semantic data set", [name], LABEL_LAYOUTS))
     return LABEL_LAYOUTS[name]
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from partonomy.benchmarks.partonomy.steps import question_steps
 from partonomy.images import draw_box, load_image
 from partonomy.structures import Question, QuestionSet, QuestionType, Subject
+from partonomy.suggestions import unknown_names
 from plum.data.sources.base import draw_indices, draw_one, longest_text
 from plum.data.sources.part_images import PartImages
 from plum.structures import Exchange, Sample
@@ -109,7 +110,7 @@ def check_types(question_types: Sequence[str]) -> frozenset[str]:
     """
     known = [str(question_type) for question_type in QuestionType]
     if unknown := sorted(set(question_types) - set(known)):
-        raise ValueError(f"unknown question types {unknown}; known are {known}")
+        raise ValueError(unknown_names("question type", unknown, known))
     return frozenset(question_types or known)
 
 

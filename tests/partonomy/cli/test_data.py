@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from partonomy.__main__ import STATUS_BROKEN_PIPE, main
+from partonomy.__main__ import main
+from partonomy.cli.exit_status import BROKEN_PIPE
 from partonomy.datasets.store import load_questions
 from partonomy.questions.templates import DEFAULT_TEMPLATES
 
@@ -86,7 +87,7 @@ def test_a_closed_pipe_ends_the_command_quietly(coco_file: Path, tmp_path: Path)
     command = [sys.executable, "-m", "partonomy", "stats", str(tmp_path / "out")]
     with os.fdopen(write_end, "wb") as pipe:
         finished = subprocess.run(command, stdout=pipe, stderr=subprocess.PIPE, text=True, cwd=ROOT, check=False)
-    assert (finished.returncode, finished.stderr) == (STATUS_BROKEN_PIPE, "")
+    assert (finished.returncode, finished.stderr) == (BROKEN_PIPE, "")
 
 
 def test_another_wording_in_the_same_file_is_another_build(
@@ -140,7 +141,7 @@ def test_config_file_and_flags(coco_file: Path, tmp_path: Path) -> None:
     ("flags", "message"),
     [
         (["--split", "val"], "--source coco does not use --split"),
-        (["--question_types", "identification,riddle"], "unknown question types riddle"),
+        (["--question_types", "identification,riddle"], "unknown question type 'riddle'"),
         (["--images", "nowhere"], "nowhere: the image folder"),
         (["--annotations", "none.json"], "none.json: the file of --annotations"),
     ],

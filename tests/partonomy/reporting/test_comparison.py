@@ -264,7 +264,7 @@ def test_metrics_can_be_chosen(pair: Pair, capsys: pytest.CaptureFixture[str]) -
     text = capsys.readouterr().out
     assert text.count("ciou_paired") == 10
     assert "parts_accuracy" not in text
-    with pytest.raises(ValueError, match="unknown metric ciou; known: .*ciou_paired"):
+    with pytest.raises(ValueError, match="unknown metric 'ciou'; known: .*ciou_paired"):
         compare(str(run.path), str(run.path), metric="ciou")
     with pytest.raises(ValueError, match=r"flips\.txt: choose a name that ends in \.json or \.csv"):
         compare(str(run.path), str(run.path), output="flips.txt")

@@ -255,7 +255,7 @@ def test_runs_that_do_not_compare_are_refused(
     limited = run_model(benchmarks.data, tmp_path / "limited", "oracle", "refcoco", "--limit", "1")
     with pytest.raises(ValueError, match=r"the runs cover different expressions: .*limited those of refcoco val"):
         compare_runs(one, limited)
-    with pytest.raises(ValueError, match="unknown metric f1; known: ciou, giou"):
+    with pytest.raises(ValueError, match="unknown metric 'f1'; known: ciou, giou"):
         compare_runs(one, one, ("f1",))
 
 

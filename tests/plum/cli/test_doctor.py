@@ -57,7 +57,7 @@ def doctor(config: Path, *words: str) -> int:
 def test_a_complete_run_passes_and_remembers_its_answer(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     answers = str(config.parent / "answers.json")
     assert doctor(config, "--answers", answers) == 0
-    assert "unknown weights  -> --record-answer records this one" in capsys.readouterr().out
+    assert "unknown weights  -> --record_answer records this one" in capsys.readouterr().out
     assert doctor(config, "--answers", answers, "--record-answer") == 0
     assert doctor(config, "--answers", answers) == 0
     printed = capsys.readouterr().out

@@ -33,6 +33,7 @@ def folder(tmp_path: Path) -> Path:
     for number in range(4):
         Image.fromarray(np.full((HEIGHT, WIDTH, 3), 50 * number, np.uint8)).save(tmp_path / f"{number}.png")
     Image.fromarray(box(6).astype(np.uint8)).save(tmp_path / "masks" / "wing.png")
+    Image.fromarray(np.zeros((HEIGHT + 1, WIDTH), np.uint8)).save(tmp_path / "large.png")
     return tmp_path
 
 
@@ -95,7 +96,7 @@ def test_records_of_an_image_are_its_conversations(folder: Path) -> None:
         (lambda one: one.update(phrases="wheel"), "'phrases' must be a list"),
         (lambda one: one.update(label="x"), "unknown key 'label'; the keys are image, conversation, question"),
         (lambda one: one.update(conversation=[]), "give 'question' or 'conversation', not both"),
-        (lambda one: one["masks"].__setitem__(1, "0.png"), r"0\.png is \(10, 12, 3\), not one channel"),
+        (lambda one: one["masks"].__setitem__(1, "large.png"), r"the mask of 'left wing': .*large\.png is 11 x 12"),
     ],
 )
 def test_a_broken_record_is_named(folder: Path, damage: Callable[[Json], object], message: str) -> None:

@@ -232,7 +232,7 @@ def test_explanatory_says_every_choice(folder: Path) -> None:
 
 def test_unknown_types_and_empty_selections_are_refused(folder: Path) -> None:
     questions = load_questions(folder)
-    with pytest.raises(ValueError, match="unknown question types.*'identify'"):
+    with pytest.raises(ValueError, match="unknown question type 'identify'"):
         ExplanatorySource(questions, ("identify",), 1)
     with pytest.raises(ValueError, match="no question of the types.*difference"):
         ExplanatorySource(questions, ("difference",), 1)

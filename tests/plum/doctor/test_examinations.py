@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from plum.checkpoints.store import save_pretrained
-from plum.doctor.environment import examine_environment, examine_package, read_pins
+from plum.doctor.environment import examine_environment, examine_package, examine_packages, read_pins
 from plum.doctor.findings import State
 from plum.doctor.folders import examine_data, examine_weights
 from plum.models.systems.registry import build_model
@@ -35,6 +35,19 @@ def test_packages_are_compared_with_the_pins(tmp_path: Path) -> None:
 def test_the_projects_own_pins_are_found() -> None:
     names = [name for name, _ in read_pins(Path(__file__).parents[3] / "requirements.txt")]
     assert {"torch", "deepspeed", "segment-anything", "jsonargparse"} <= set(names)
+
+
+def test_an_installed_package_is_compared_with_its_ranges(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    ranges = ["numpy>=1", "jsonargparse[signatures]>=99", "no-such-package>=2,<3", 'no-such-extra>=1; extra == "train"']
+    monkeypatch.setattr("importlib.metadata.requires", lambda name: ranges)
+    found = {one.what: one for one in examine_packages(tmp_path / "none.txt")}
+    assert {name: one.state for name, one in found.items()} == {
+        "numpy": State.FINE,
+        "jsonargparse": State.MISSING,
+        "no-such-package": State.MISSING,
+    }
+    assert found["jsonargparse"].to_do == "pip install 'jsonargparse>=99'"
+    assert found["no-such-package"].to_do == "pip install 'no-such-package<3,>=2'"
 
 
 def test_bitsandbytes_is_needed_only_when_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

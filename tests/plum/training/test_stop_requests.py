@@ -12,10 +12,11 @@ import torch
 
 from plum.structures import Batch
 from plum.train_config import TrainConfig
+from plum.training.exit_status import Request, RunStoppedError
 from plum.training.objective import StepResult
 from plum.training.ranks import Ranks
 from plum.training.run import train
-from plum.training.stop_requests import Request, RunStoppedError, StopRequests
+from plum.training.stop_requests import StopRequests
 from plum.training.trainer import Trainer
 from tests.plum.training.launching import fork_ranks_to_their_ends, train_forked, write_config
 from tests.plum.training.training_world import largest_difference, make_config, with_engine, write_inputs

@@ -5,12 +5,14 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 
 from partonomy.files import check_text, shorten
+from partonomy.suggestions import nearest
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+SIMILARITY = 0.8
+"""Least similarity of the name that an error message suggests (`partonomy.suggestions.nearest`)."""
 UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-")
 """Label Studio's mark before the name of an uploaded file ("8f3a09c1-kettle.jpg")."""
 
@@ -71,11 +73,10 @@ class ImageFolder:
         raise FileNotFoundError(f"{self._root}: the image {shorten(names[0])} was not found{self._nearest(wanted)}")
 
     def _nearest(self, wanted: Sequence[str]) -> str:
-        of_folded = {name.casefold(): places[0] for name, places in self._by_name.items()}
         for name in wanted:
-            near = get_close_matches(name.rsplit("/", 1)[-1].casefold(), of_folded, n=1, cutoff=0.8)
-            if near:
-                return f"; the nearest name is {of_folded[near[0]]!r}: rename the file, or correct the record"
+            near = nearest(name.rsplit("/", 1)[-1], self._by_name, SIMILARITY)
+            if near is not None:
+                return f"; the nearest name is {self._by_name[near][0]!r}: rename the file, or correct the record"
         return "; is --images the folder of the photographs?"
 
 
