@@ -6,9 +6,9 @@ A file is a JSON list, or has a JSON object a line, of records such as
      "phrases": ["left wing", "wheel"], "masks": [RLE, POLYGONS or "masks/a_wheel.png"]}
 
 `image` and the image files of masks are relative to the file's folder. A mask is a COCO run-length code, a list of
-polygons, or an image file of two values, of which 0 is the background; it has the image's size. "wheel#2" is the second "wheel" of
-the answer. `phrases` and `masks` may be left out for an answer without masks. In place of question, answer, phrases and
-masks a record may have `conversation`, a list of objects with these keys.
+polygons, or an image file of two values, of which 0 is the background; it has the image's size. "wheel#2" is the second
+"wheel" of the answer. `phrases` and `masks` may be left out for an answer without masks. In place of question, answer,
+phrases and masks a record may have `conversation`, a list of objects with these keys.
 """
 
 import json

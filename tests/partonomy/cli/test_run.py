@@ -27,7 +27,7 @@ def test_help_lists_the_flags_of_the_benchmark_and_only_those(name: str, capsys:
         main(["run", name, "--help"])
     assert stopped.value.code == 0
     printed = capsys.readouterr().out
-    expected = OF_RUNS | {benchmark.root_flag} | {entry.name for entry in dataclasses.fields(ModelSettings)}
+    expected = OF_RUNS | {"version", benchmark.root_flag} | {entry.name for entry in dataclasses.fields(ModelSettings)}
     expected |= {entry.name for entry in dataclasses.fields(benchmark.options)}
     expected |= set() if name == "partonomy" else {"split"}
     expected |= {"annotations"} if benchmark.takes_annotations else set()
