@@ -14,7 +14,7 @@ The packages, lowest layer last; imports point down (see pyproject.toml, `lint-i
 - integrations: task folders for other harnesses
 - cli: one file per group of commands
 
-`partonomy.__version__` is the version of the package; everything else is imported from the packages above. Start
+`__version__` is the version of the package; everything else is imported from the packages above. Start
 reading at `benchmarks/task.py` and `harness/run.py`.
 """
 

@@ -1,7 +1,7 @@
 """PLUM, a multimodal language model that answers in words and segments the parts it names.
 
 `plum.load(folder)` opens a saved model; its predictions have `phrases`, `masks`, `boxes`, `plot()` and `save(folder)`.
-`plum.__version__` is the version of the package.
+`__version__` is the version of the package.
 """
 
 from pathlib import Path
