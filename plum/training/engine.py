@@ -6,6 +6,7 @@ phrases, masks), every trained tensor gets a gradient, and DeepSpeed receives th
 rank (plum/training/gradients.py).
 """
 
+import copyreg
 from abc import ABC, abstractmethod
 from pathlib import Path
 
@@ -207,6 +208,7 @@ class DeepSpeedEngine(Engine):
         super().__init__(config, ranks)
         import deepspeed  # noqa: PLC0415  (inference and the plain engine must run without it)
 
+        _pickle_stages_by_value()
         self.objective = objective
         source = GradientSource(objective)
         self._parameters = source.trained
@@ -288,6 +290,13 @@ class DeepSpeedEngine(Engine):
             raise FileNotFoundError(f"no DeepSpeed checkpoint in {folder}; delete it to continue from an earlier one")
         _require_same_names(self._trainable_names, set(client_state["trainable_names"]), folder)
         apply_schedule(self._adamw, self._scheduler, self._schedule, self._scheduler.last_epoch)
+
+
+def _pickle_stages_by_value() -> None:
+    """Let checkpoints name no function: Python 3.11.2, for one, pickles members of an Enum as calls of getattr."""
+    from deepspeed.runtime.zero.config import ZeroStageEnum  # noqa: PLC0415
+
+    copyreg.pickle(ZeroStageEnum, lambda stage: (ZeroStageEnum, (stage.value,)))
 
 
 def deepspeed_settings(
