@@ -83,7 +83,9 @@ def _command(*words: object) -> None:
 def _report(world: World) -> None:
     """Write the report twice: the first one also loads packages that only larger runs need."""
     for _ in range(2):
-        tracemalloc.reset_peak()
+        tracemalloc.stop()
+        gc.collect()
+        tracemalloc.start()
         _command("report", world.runs[0], "--baselines", world.runs[1])
 
 
