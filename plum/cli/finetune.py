@@ -234,10 +234,12 @@ def _score(request: "FineTuneRequest", output: Path) -> None:
 
 def _show_validations(run: Path) -> None:
     """Print the held-out scores before and after; a file of one's own questions has no choices to score."""
-    from plum.training.validation import best_of, read_validations
+    from partonomy.files import read_json
+    from plum.training.validation import read_validations
 
     found = read_validations(run / "validations.jsonl")
-    best = best_of(found, "micro_giou")
+    saved = read_json(run / "finished.json")["best_update"]
+    (best,) = [one for one in found if one.update == saved]
     print(f"\nHeld-out images before training: {found[0].describe()}")
     print(f"Held-out images with the saved weights (update {best.update}): {best.describe()}")
 

@@ -90,7 +90,7 @@ def read_grounded_answers(path: Path) -> tuple[GroundedImage, ...]:
 def split_grounded_answers(path: Path, sides: tuple[Path, Path], held_out_share: float, seed: int) -> tuple[int, int]:
     """Write the records of a file into two others by image; no image is in both.
 
-    The files are written again only if they are not there. Their paths lead to the same images and masks.
+    Files that are there already must be the same. Their paths lead to the same images and masks.
 
     Args:
         path: the file.
@@ -103,7 +103,7 @@ def split_grounded_answers(path: Path, sides: tuple[Path, Path], held_out_share:
 
     Raises:
         FileNotFoundError, ValueError: see `read_grounded_answers`.
-        ValueError: the share leaves a side empty.
+        ValueError: the share leaves a side empty, or a file that is there is another.
     """
     images = [image.path for image in read_grounded_answers(path)]
     number = max(1, round(held_out_share * len(images)))
@@ -117,8 +117,11 @@ def split_grounded_answers(path: Path, sides: tuple[Path, Path], held_out_share:
         kept[image in held_out].append(_moved(record, path.parent, sides[0].parent))
     for side, records in zip(sides, kept, strict=True):
         side.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(records, ensure_ascii=False, indent=1) + "\n"
         if not side.exists():
-            write_text_atomically(side, json.dumps(records, ensure_ascii=False, indent=1) + "\n")
+            write_text_atomically(side, text)
+        elif side.read_text(encoding="utf-8") != text:
+            raise ValueError(f"{side} is of other records, or of another share or seed; delete it, or write elsewhere")
     return len(images) - number, number
 
 

@@ -161,6 +161,8 @@ def test_a_split_shares_no_image_and_keeps_every_record(folder: Path) -> None:
     before = [side.read_bytes() for side in sides]
     assert split_grounded_answers(path, sides, 0.25, seed=1) == (3, 1)
     assert [side.read_bytes() for side in sides] == before
+    with pytest.raises(ValueError, match=r"is of other records, or of another share or seed; delete it"):
+        split_grounded_answers(path, sides, 0.5, seed=1)
     for share in (0.0, 1.0, 0.9):
         with pytest.raises(ValueError, match="leaves a side empty"):
             split_grounded_answers(path, sides, share, seed=1)
