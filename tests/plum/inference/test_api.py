@@ -38,7 +38,7 @@ def test_the_example_of_a_page(page: str, capsys: pytest.CaptureFixture[str]) ->
         answer = names["answer"]
         assert isinstance(answer, Prediction)
         printed = capsys.readouterr().out
-        first = f"{answer.text} {answer.masks.shape}\n"
+        first = f"{answer.text} {answer.phrases} {answer.masks.shape}\n"
         assert printed.startswith(first)
         lines = printed.removeprefix(first).splitlines()
         assert [line.rsplit(" ", 1)[0] for line in lines] == ["left wing", "tail fin"]
