@@ -37,11 +37,8 @@ def test_the_example_of_a_page(page: str, capsys: pytest.CaptureFixture[str]) ->
     if page == "README.md":
         answer = names["answer"]
         assert isinstance(answer, Prediction)
-        printed = capsys.readouterr().out
-        first = f"{answer.text} {answer.phrases} {answer.masks.shape}\n"
-        assert printed.startswith(first)
-        lines = printed.removeprefix(first).splitlines()
-        assert [line.rsplit(" ", 1)[0] for line in lines] == ["left wing", "tail fin"]
+        assert capsys.readouterr().out == f"{answer.text} {answer.phrases} {answer.masks.shape}\n"
+        assert Path("out").is_dir()
     phrases = [prediction.text[span.start : span.end] for span in prediction.spans]
     assert all(f'"{phrase}"' in block for phrase in phrases)
 
