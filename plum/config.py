@@ -4,8 +4,12 @@ Training settings (loss weights, trainable modules, schedule, data) are in plum/
 saved model.
 """
 
+import importlib
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 Quantization = Literal["none", "int8", "nf4"]
 """Storage of a frozen language model: unchanged, or quantized to 8 or 4 bits by bitsandbytes."""
@@ -120,6 +124,54 @@ class LlavaConfig:
     those whose tokenizer puts `▁` before every piece of text."""
     special_tokens: SpecialTokensConfig | None = None
     """None reads them from the tokenizer when a run starts; a saved model always has them."""
+
+
+@dataclass(frozen=True)
+class HfBackboneConfig:
+    """An image-text-to-text model of transformers, with its own chat template and image processor.
+
+    `plum adopt` copies all of this from the model's folder. A run that starts from an adopted model needs none of it
+    and takes the model's; sizes in `stock` are for a run from random weights and for `plum doctor`.
+    """
+
+    stock: dict[str, object] = field(default_factory=dict)
+    """The model's config.json: `model_type`, `text_config`, `vision_config`, ... What is missing has the default of
+    transformers' configuration class."""
+    image_processor: dict[str, object] = field(default_factory=dict)
+    """Its preprocessor_config.json; `image_processor_type` names the class. Limits on an image's size (`size`) decide
+    how many tokens an image has."""
+    processor: dict[str, object] = field(default_factory=dict)
+    """Its processor_config.json without the image processor; `processor_class` names the class."""
+    end_tokens: tuple[str, ...] = ()
+    """Tokens that end an answer, the chat template's own first (generation_config.json)."""
+    special_tokens: SpecialTokensConfig | None = None
+    """None reads them from the tokenizer when a run starts; a saved model always has them."""
+
+    @property
+    def model_type(self) -> str:
+        """Name of the architecture in transformers, such as `qwen3_vl`; empty if `stock` does not say it."""
+        return str(self.stock.get("model_type", ""))
+
+    @property
+    def language(self) -> LanguageConfig:
+        """Sizes of the decoder.
+
+        Raises:
+            ValueError: transformers knows no such architecture, or refuses the sizes.
+        """
+        decoder = stock_hf_config(self).get_text_config(decoder=True)
+        rope = decoder.rope_parameters or {}
+        return LanguageConfig(
+            vocab_size=decoder.vocab_size,
+            hidden_size=decoder.hidden_size,
+            intermediate_size=decoder.intermediate_size,
+            num_layers=decoder.num_hidden_layers,
+            num_heads=decoder.num_attention_heads,
+            num_key_value_heads=decoder.num_key_value_heads,
+            max_positions=decoder.max_position_embeddings,
+            rms_norm_eps=decoder.rms_norm_eps,
+            rope_theta=float(rope.get("rope_theta", LanguageConfig.rope_theta)),
+        )
 
 
 @dataclass(frozen=True)
@@ -335,11 +387,14 @@ class LoraConfig:
     `TrainableConfig.embeddings` needs it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """Architecture of a system: backbone + query selector + mask predictor + optional parts."""
 
-    llava: LlavaConfig
+    llava: LlavaConfig | None = None
+    """The backbone, if it is LLaVA; None if it is `hf`."""
+    hf: HfBackboneConfig | None = None
+    """The backbone, if it is another image-text-to-text model of transformers; None if it is LLaVA."""
     sam: SamConfig
     tagger: TaggerConfig | None = field(default_factory=TaggerConfig)
     """Span tagger of PLUM; None in systems that write [SEG] tokens instead."""
@@ -352,6 +407,60 @@ class ModelConfig:
     """Required by systems other than PLUM, which adds no token; None in PLUM."""
     calico: CalicoConfig | None = None
     """Required by `calico`; None in the other systems."""
+
+    @property
+    def backbone(self) -> LlavaConfig | HfBackboneConfig:
+        """The configured backbone.
+
+        Raises:
+            ValueError: there is none, or there are two.
+        """
+        if self.llava is not None and self.hf is not None:
+            raise ValueError("model.llava and model.hf are two backbones; set one of them to null")
+        backbone = self.llava or self.hf
+        if backbone is None:
+            raise ValueError("the model has no backbone: give model.llava (LLaVA's sizes) or model.hf (see plum adopt)")
+        return backbone
+
+    @property
+    def of_llava(self) -> LlavaConfig:
+        """The configuration of LLaVA, for what exists only there.
+
+        Raises:
+            ValueError: the backbone is another one.
+        """
+        if not isinstance(self.backbone, LlavaConfig):
+            raise ValueError(f"this needs LLaVA as the backbone (model.llava), not {self.backbone.model_type}")
+        return self.backbone
+
+    @property
+    def language(self) -> LanguageConfig:
+        """Sizes of the language model."""
+        return self.backbone.language
+
+    def with_backbone(self, backbone: LlavaConfig | HfBackboneConfig) -> "ModelConfig":
+        """Return the configuration with another backbone."""
+        if isinstance(backbone, LlavaConfig):
+            return replace(self, llava=backbone, hf=None)
+        return replace(self, llava=None, hf=backbone)
+
+
+def stock_hf_config(config: HfBackboneConfig) -> "PretrainedConfig":
+    """Return transformers' configuration of a model.
+
+    Raises:
+        ValueError: transformers knows no such architecture, or refuses the sizes.
+    """
+    known = importlib.import_module("transformers").CONFIG_MAPPING  # here: commands that only parse do not need it
+    if config.model_type not in known:
+        raise ValueError(
+            f"model.hf.stock.model_type: {config.model_type or 'nothing'!r} is no architecture of transformers; adopt "
+            "a model's folder with plum adopt, or copy its config.json"
+        )
+    try:
+        return known[config.model_type].from_dict(dict(config.stock))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # transformers' own checks
+        raise ValueError(f"model.hf.stock: transformers refuses it: {' '.join(str(error).split())}") from error
 
 
 def usual_fit(conversation: Conversation) -> Fit:
@@ -371,14 +480,14 @@ def earlier_fit(conversation: Conversation) -> Fit:
 
 
 def with_fit(config: ModelConfig, fit: Fit | None = None) -> ModelConfig:
-    """Return a configuration whose `llava.vision.fit` is set.
+    """Return a configuration whose `llava.vision.fit` is set, if it has LLaVA.
 
     Args:
         config: a value that it already has is kept.
         fit: what replaces None; None: `usual_fit` of its conversation template.
     """
     llava = config.llava
-    if llava.vision.fit is not None:
+    if llava is None or llava.vision.fit is not None:
         return config
     vision = replace(llava.vision, fit=fit or usual_fit(llava.conversation))
     return replace(config, llava=replace(llava, vision=vision))

@@ -7,7 +7,7 @@ width, h w SAM embedding grid (64 x 64 at 1024 px), 4h 4w low-resolution masks, 
 token positions of a batch, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -110,22 +110,71 @@ class ImageTokens:
     values [B, n, D]: the embeddings that replace `<image>`, padded at the end where images differ in their number
     details [B, S, E]: features that the language model reads again in its layers (CALICO's X'_global, S tokens of width
         E); None in models that do not
+    layers [B, n, k, D]: features that the first k layers add to the states of the same tokens (Qwen3-VL's DeepStack),
+        padded as `values`; None in models that do not
     """
 
     values: Tensor
     details: Tensor | None = None
+    layers: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.values)
 
     def __getitem__(self, images: Tensor | slice) -> "ImageTokens":
-        return ImageTokens(self.values[images], None if self.details is None else self.details[images])
+        values, details, layers = (
+            None if features is None else features[images] for features in (self.values, self.details, self.layers)
+        )
+        assert values is not None
+        return ImageTokens(values, details, layers)
 
     @classmethod
     def concatenate(cls, parts: Sequence["ImageTokens"]) -> "ImageTokens":
         """Return the tokens of all images of `parts`, one after the other."""
         details = [part.details for part in parts if part.details is not None]
-        return cls(torch.cat([part.values for part in parts]), torch.cat(details) if details else None)
+        layers = [part.layers for part in parts if part.layers is not None]
+        return cls(
+            _concatenate_ragged([part.values for part in parts]),
+            torch.cat(details) if details else None,
+            _concatenate_ragged(layers) if layers else None,
+        )
+
+
+@dataclass(frozen=True)
+class StockPixels:
+    """Images as the image processor of a stock model prepares them, for each image the arguments of its encoder.
+
+    Their number of patches or tiles differs, so each image has its own tensors.
+    """
+
+    images: tuple[Mapping[str, Tensor], ...]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> "StockPixels":
+        """Move to a device."""
+        return StockPixels(
+            tuple(
+                {name: tensor.to(device, non_blocking=non_blocking) for name, tensor in image.items()}
+                for image in self.images
+            )
+        )
+
+
+Pixels = Tensor | StockPixels
+"""Input of a backbone's image encoder: CLIP's squares [B, 3, p, p] (LLaVA), or a stock model's own."""
+
+
+def _concatenate_ragged(parts: Sequence[Tensor]) -> Tensor:
+    """Concatenate [B_i, n_i, ...], padded with zeros to the largest n_i."""
+    longest = max(part.shape[1] for part in parts)
+    if all(part.shape[1] == longest for part in parts):
+        return torch.cat(list(parts))
+    whole = [
+        torch.cat([part, part.new_zeros(len(part), longest - part.shape[1], *part.shape[2:])], dim=1) for part in parts
+    ]
+    return torch.cat(whole)
 
 
 @dataclass(frozen=True)
@@ -136,11 +185,14 @@ class ConversationImages:
     lengths: number of tokens of each of the B images
     prompt_ends: LongTensor [N], position of the last token of each conversation's first prompt, padding before the
         conversation not counted; only models that read images again under the prompt's guidance (CALICO) need it
+    positions: LongTensor [axes, N, T], position of each token in models in whose sequences an image takes up a
+        rectangle (M-RoPE: time, row and column); None: a token's position is its index
     """
 
     rows: Tensor
     lengths: tuple[int, ...]
     prompt_ends: Tensor | None = None
+    positions: Tensor | None = None
 
     @classmethod
     def of_one_image(cls, num_conversations: int, length: int, device: torch.device) -> "ConversationImages":
@@ -154,12 +206,20 @@ class ConversationImages:
 
     def __getitem__(self, conversations: Tensor) -> "ConversationImages":
         ends = None if self.prompt_ends is None else self.prompt_ends[conversations]
-        return ConversationImages(self.rows[conversations], self.lengths, ends)
+        positions = None if self.positions is None else self.positions[:, conversations]
+        return ConversationImages(self.rows[conversations], self.lengths, ends, positions)
 
     def to(self, device: torch.device) -> "ConversationImages":
         """Move to a device."""
-        ends = None if self.prompt_ends is None else self.prompt_ends.to(device, non_blocking=True)
-        return ConversationImages(self.rows.to(device, non_blocking=True), self.lengths, ends)
+        ends, positions = (
+            None if tensor is None else tensor.to(device, non_blocking=True)
+            for tensor in (self.prompt_ends, self.positions)
+        )
+        return ConversationImages(self.rows.to(device, non_blocking=True), self.lengths, ends, positions)
+
+    def positions_of(self, input_ids: Tensor) -> Tensor | None:
+        """Return the positions [axes, N, T] of tokens [N, T], which may lack the end of the conversations."""
+        return None if self.positions is None else self.positions[..., : input_ids.shape[1]]
 
     def num_tokens(self) -> Tensor:
         """Return the number of image tokens of each conversation, LongTensor [N]."""
@@ -173,14 +233,18 @@ class ConversationImages:
             image_tokens: [B, n, D]; images with fewer than n tokens are padded at the end.
 
         Returns:
-            [K, n, D] of the K images that conversations show; [tokens, D] if the lengths of images differ.
+            [K, n, D] of the K images that conversations show; [tokens, D] if some image has fewer than n tokens.
         """
         shown = self.rows[self.rows != TEXT_ONLY]
         tokens = image_tokens[shown]
-        if len(set(self.lengths)) < 2:
+        if not self._has_padding(image_tokens):
             return tokens
         lengths = torch.tensor(self.lengths, device=shown.device)[shown]
         return tokens[torch.arange(tokens.shape[1], device=shown.device) < lengths[:, None]]
+
+    def _has_padding(self, image_tokens: Tensor) -> bool:
+        """Return whether some image has fewer tokens than `image_tokens` [B, n, D] holds of each."""
+        return any(length != image_tokens.shape[1] for length in self.lengths)
 
     def pad_tokens(self, image_tokens: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the tokens of each conversation's images in one row; every conversation has an image.
@@ -193,7 +257,7 @@ class ConversationImages:
         """
         num_rows, num_images = self.rows.shape
         tokens = image_tokens[self.rows.clamp(min=0)].flatten(1, 2)
-        if num_images == 1 and len(set(self.lengths)) < 2:
+        if num_images == 1 and not self._has_padding(image_tokens):
             return tokens, None
         lengths = torch.tensor((*self.lengths, 0), device=self.rows.device)[self.rows]  # [N, I]
         order = torch.arange(image_tokens.shape[1], device=self.rows.device)
@@ -206,7 +270,8 @@ class Batch:
 
     input_ids, attention_mask, labels, tags: LongTensor [N, T] (labels and tags: IGNORE_INDEX where unsupervised)
     spans: token ranges of the M phrases to segment
-    clip_pixels [B, 3, p, p], sam_pixels [U, 3, P, P]: normalised float32 inputs of the two towers (B may be 0)
+    clip_pixels: B images for the backbone (B may be 0): normalised float32 [B, 3, p, p] (LLaVA), or a stock model's own
+    sam_pixels [U, 3, P, P]: normalised float32 input of SAM
     sam_rows: LongTensor [U], image row of each entry of sam_pixels: images with something to segment and no cached
         embedding; None: all images
     frames: B image sizes; shown: the images of each conversation
@@ -223,7 +288,7 @@ class Batch:
     labels: Tensor
     tags: Tensor
     spans: SpanBounds
-    clip_pixels: Tensor
+    clip_pixels: Pixels
     sam_pixels: Tensor
     frames: tuple[ImageFrame, ...]
     shown: ConversationImages

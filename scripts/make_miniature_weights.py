@@ -66,7 +66,7 @@ def main() -> None:
     sizes = read_sizes()
     torch.manual_seed(arguments.seed)
     llava.mkdir(parents=True)
-    write_llava(sizes.llava, llava)
+    write_llava(sizes.of_llava, llava)
     torch.save(build_sam(sizes.sam).state_dict(), sam)
     print(f"python -m plum convert-llava {llava} DESTINATION --sam {sam} --conversation {BASE_CONVERSATION}")
 

@@ -52,7 +52,7 @@ class EncodedChoice:
 
 
 class ChatPrompt:
-    """Renders conversations with one image at their beginning.
+    """Renders conversations with images at their beginning.
 
     Args:
         processor: The checkpoint's processor; must have a chat template.
@@ -74,11 +74,12 @@ class ChatPrompt:
         self._tokenizer: PreTrainedTokenizerBase = processor.tokenizer
         self._end_tokens = tuple(end_tokens)
 
-    def render(self, turns: Sequence[Turn]) -> str:
-        """Render the conversation up to the assistant's answer, with one unexpanded image placeholder."""
-        return str(self._processor.apply_chat_template(_messages(turns), add_generation_prompt=True, tokenize=False))
+    def render(self, turns: Sequence[Turn], num_images: int = 1) -> str:
+        """Render the conversation up to the assistant's answer, with an unexpanded placeholder per image."""
+        messages = _messages(turns, num_images)
+        return str(self._processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
 
-    def render_answer(self, turns: Sequence[Turn], answer: str) -> str:
+    def render_answer(self, turns: Sequence[Turn], answer: str, num_images: int = 1) -> str:
         """Render the conversation with its answer and end token.
 
         The template positions the answer: after the prompt that generation would continue, with the template's own
@@ -88,8 +89,8 @@ class ChatPrompt:
         Raises:
             ValueError: The template changes or drops the answer.
         """
-        prompt = self.render(turns)
-        messages = [*_messages(turns), _message(Role.ASSISTANT, answer)]
+        prompt = self.render(turns, num_images)
+        messages = [*_messages(turns, num_images), _message(Role.ASSISTANT, answer)]
         whole = str(self._processor.apply_chat_template(messages, add_generation_prompt=False, tokenize=False))
         # Some templates add to the prompt a text that a finished conversation lacks (such as an empty reasoning block).
         rest = whole[len(prompt) :] if whole.startswith(prompt) else answer
@@ -145,9 +146,15 @@ def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
     return min(len(first), len(second))
 
 
-def _messages(turns: Sequence[Turn]) -> list[Message]:
+def _messages(turns: Sequence[Turn], num_images: int) -> list[Message]:
+    """Put the images before the first question; several are named, so that a text can refer to them."""
     messages = [_message(turn.role, turn.text) for turn in turns]
-    messages[0]["content"].insert(0, {"type": "image"})
+    opening: list[Message] = []
+    for number in range(num_images):
+        opening.append({"type": "image"})
+        if num_images > 1:
+            opening.append({"type": "text", "text": f"(IMAGE{number + 1})\n"})
+    messages[0]["content"] = [*opening, *messages[0]["content"]]
     return messages
 
 

@@ -23,10 +23,10 @@ from plum.config import (
     with_fit,
 )
 
-FORMAT_VERSION = 6
+FORMAT_VERSION = 7
 """2 added `seg_token`; 3 `llava.vision.fit`, `tagger.order` and `feedback.position_in`; 4 `tagger.scheme`,
 `tagger.use_crf` and `tagger.use_cross_attention`; 5 `calico`, `llava.vision.num_query_tokens`,
-`seg_token.has_phrase_tags` and `seg_token.unnamed_image`; 6 `sam.position_dtype`."""
+`seg_token.has_phrase_tags` and `seg_token.unnamed_image`; 6 `sam.position_dtype`; 7 `hf`."""
 CONFIG_FILE = "config.json"
 
 ZERO_FILE = "pytorch_model.bin"
@@ -75,6 +75,8 @@ def read_model_config(folder: Path) -> ModelConfig:
     if version < 6 and isinstance(content.get("sam"), dict):
         sam = typing.cast(dict[str, Json], content["sam"])
         content = {**content, "sam": {**sam, "position_dtype": SamConfig.position_dtype}}
+    if version < 7:  # before other backbones than LLaVA
+        content = {**content, "hf": None}
     config = _parse(ModelConfig, content, str(path), "")
     assert isinstance(config, ModelConfig)
     return with_fit(config)
@@ -178,6 +180,10 @@ def _parse(expected: object, value: Json, path: str, key: str) -> object:
         if value is None and types.NoneType in arguments:
             return None
         return _parse(next(option for option in arguments if option is not types.NoneType), value, path, key)
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise ValueError(f"{path}: {key} is {value!r}, not an object")
+        return value
     if origin is tuple:
         if not isinstance(value, list):
             raise ValueError(f"{path}: {key} is {value!r}, not a list")

@@ -7,9 +7,12 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from plum.config import ModelConfig
+from plum.config import LanguageConfig, ModelConfig, VisionConfig
 
 Shape = tuple[int, ...]
+
+DECODER = r"\.(?:language_model|text_model)"
+"""Pattern of the language model's name in its tensors' names."""
 
 
 @dataclass(frozen=True)
@@ -68,19 +71,10 @@ def _describe(where: str, key: str, value: int, found: str) -> str:
 
 
 def _widths(config: ModelConfig) -> Iterator[_Width]:
-    language, vision, sam = config.llava.language, config.llava.vision, config.sam
-    yield _Width("llava.language.hidden_size", language.hidden_size, r"language_model\.norm\.weight$", 0)
-    gate = r"language_model\.layers\.0\.mlp\.gate_proj(\.base_layer)?\.weight$"
-    yield _Width("llava.language.intermediate_size", language.intermediate_size, gate, 0)
-    yield _Width("llava.vision.hidden_size", vision.hidden_size, r"vision_tower.*\.pre_layrnorm\.weight$", 0)
-    first = r"vision_tower.*encoder\.layers\.0\.mlp\.fc1\.weight$"
-    yield _Width("llava.vision.intermediate_size", vision.intermediate_size, first, 0)
-    patch = r"vision_tower.*\.patch_embedding\.weight$"
-    yield _Width("llava.vision.patch_size", vision.patch_size, patch, 2)
-    if vision.patch_size > 0:
-        positions = r"vision_tower.*\.position_embedding\.weight$"
-        patches = vision.num_patches + 1
-        yield _Width("the number of patches of llava.vision.image_size, plus 1,", patches, positions, 0)
+    sam = config.sam
+    yield from _language_widths(config.language, _language_key(config))
+    if config.llava is not None:
+        yield from _tower_widths(config.llava.vision)
     yield _Width("sam.encoder_dim", sam.encoder_dim, r"^sam\.image_encoder\.patch_embed\.proj\.weight$", 0)
     yield _Width("sam.patch_size", sam.patch_size, r"^sam\.image_encoder\.patch_embed\.proj\.weight$", 2)
     if sam.patch_size > 0:
@@ -92,14 +86,36 @@ def _widths(config: ModelConfig) -> Iterator[_Width]:
     yield _Width("sam.decoder_mlp_dim", sam.decoder_mlp_dim, decoder, 0)
 
 
+def _language_key(config: ModelConfig) -> str:
+    return "llava.language" if config.hf is None else "hf.stock.text_config"
+
+
+def _language_widths(language: LanguageConfig, key: str) -> Iterator[_Width]:
+    yield _Width(f"{key}.hidden_size", language.hidden_size, rf"{DECODER}\.norm\.weight$", 0)
+    gate = rf"{DECODER}\.layers\.0\.mlp\.gate_proj(\.base_layer)?\.weight$"
+    yield _Width(f"{key}.intermediate_size", language.intermediate_size, gate, 0)
+
+
+def _tower_widths(vision: VisionConfig) -> Iterator[_Width]:
+    yield _Width("llava.vision.hidden_size", vision.hidden_size, r"vision_tower.*\.pre_layrnorm\.weight$", 0)
+    first = r"vision_tower.*encoder\.layers\.0\.mlp\.fc1\.weight$"
+    yield _Width("llava.vision.intermediate_size", vision.intermediate_size, first, 0)
+    patch = r"vision_tower.*\.patch_embedding\.weight$"
+    yield _Width("llava.vision.patch_size", vision.patch_size, patch, 2)
+    if vision.patch_size > 0:
+        positions = r"vision_tower.*\.position_embedding\.weight$"
+        patches = vision.num_patches + 1
+        yield _Width("the number of patches of llava.vision.image_size, plus 1,", patches, positions, 0)
+
+
 def _calico_widths(config: ModelConfig) -> Iterator[_Width]:
     calico = config.calico
     if calico is None:
         return
     projector = r"multi_modal_projector\.weight$"
     yield _Width("calico.embedding_size", calico.embedding_size, projector, 1)
-    if calico.qformer is not None and config.llava.vision.num_query_tokens is not None:
-        num_queries = config.llava.vision.num_query_tokens
+    if calico.qformer is not None and config.of_llava.vision.num_query_tokens is not None:
+        num_queries = config.of_llava.vision.num_query_tokens
         yield _Width("llava.vision.num_query_tokens", num_queries, r"^llava\.qformer\.queries$", 0)
         inner = r"^llava\.qformer\.network\.encoder\.layer\.0\.intermediate_query\.dense\.weight$"
         yield _Width("calico.qformer.intermediate_size", calico.qformer.intermediate_size, inner, 0)
@@ -115,8 +131,10 @@ def _calico_widths(config: ModelConfig) -> Iterator[_Width]:
 
 
 def _depths(config: ModelConfig) -> Iterator[_Depth]:
-    yield _Depth("llava.language.num_layers", config.llava.language.num_layers, r"language_model\.layers\.(\d+)\.")
-    yield _Depth("llava.vision.num_layers", config.llava.vision.num_layers, r"vision_tower.*encoder\.layers\.(\d+)\.")
+    yield _Depth(f"{_language_key(config)}.num_layers", config.language.num_layers, rf"{DECODER}\.layers\.(\d+)\.")
+    if config.llava is not None:
+        layers = config.llava.vision.num_layers
+        yield _Depth("llava.vision.num_layers", layers, r"vision_tower.*encoder\.layers\.(\d+)\.")
     if config.calico is not None and config.calico.qformer is not None:
         layers = config.calico.qformer.num_layers
         yield _Depth("calico.qformer.num_layers", layers, r"^llava\.qformer\.network\.encoder\.layer\.(\d+)\.")
@@ -129,10 +147,11 @@ def _depths(config: ModelConfig) -> Iterator[_Depth]:
 
 def _bounded(config: ModelConfig) -> Iterator[tuple[str, int]]:
     """Yield further sizes that allocate memory, each of which is some dimension of some tensor."""
-    language = config.llava.language
-    yield "llava.language.vocab_size", language.vocab_size
-    yield "llava.language.num_heads", language.num_heads
-    yield "llava.language.num_key_value_heads", language.num_key_value_heads
+    language = config.language
+    key = _language_key(config)
+    yield f"{key}.vocab_size", language.vocab_size
+    yield f"{key}.num_heads", language.num_heads
+    yield f"{key}.num_key_value_heads", language.num_key_value_heads
     yield "sam.mask_in_channels", config.sam.mask_in_channels
     if config.tagger is not None:
         yield "tagger.feedforward_dim", config.tagger.feedforward_dim

@@ -20,6 +20,7 @@ from partonomy.files import read_json_as
 from partonomy.locks import lock_output
 from plum.checkpoints.model_config_io import CONFIG_FILE, read_model_config, write_model_config
 from plum.checkpoints.sizes import require_sizes
+from plum.checkpoints.stock_folder import find_stock, list_stock_tensors
 from plum.checkpoints.weights import (
     SavedTensor,
     copy_tensors,
@@ -29,7 +30,7 @@ from plum.checkpoints.weights import (
     write_tensors,
 )
 from plum.config import ModelConfig
-from plum.inputs.tokenizer import load_tokenizer
+from plum.inputs.tokenizer import load_stock_tokenizer, load_tokenizer
 from plum.models.backbones.lora import is_adapter, name_of_peft, name_without_adapters
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.systems.registry import build_model
@@ -120,7 +121,7 @@ def load_pretrained(
     config = read_model_config(folder)
     require_heads(folder)
     require_sizes(config, {name: saved.shape for name, saved in saved_tensors(folder).items()}, str(folder))
-    tokenizer = load_tokenizer(folder)
+    tokenizer = load_tokenizer(folder) if config.hf is None else load_stock_tokenizer(folder)
     with_special_tokens(config, tokenizer)
     try:
         model = build_model(config, is_backbone_empty=True).to(dtype)
@@ -132,7 +133,7 @@ def load_pretrained(
         _read_over_base(model, folder)
     else:
         read_into(model, model.state_dict().keys(), folder, MODEL_STEM)
-    model.llava.weights_name = str(folder)
+    model.backbone.weights_name = str(folder)
     return LoadedModel(model.to(device).eval(), tokenizer, config)
 
 
@@ -177,6 +178,11 @@ def saved_tensors(folder: Path | str) -> dict[str, SavedTensor]:
         ValueError: the base of trained weights has changed.
     """
     folder = Path(folder)
+    stock = find_stock(folder)
+    if stock is not None:
+        hf = read_model_config(folder).hf
+        assert hf is not None, "only a stock model is adopted"
+        return list_stock_tensors(stock, hf) | list_tensors(folder, MODEL_STEM)
     if not (folder / BASE_FILE).is_file():
         return list_tensors(folder, MODEL_STEM)
     recorded = read_base_record(folder)

@@ -66,8 +66,9 @@ class ShardWriter:
             raise ValueError(f"{name} was added twice")
         if self._waiting and self._waiting_bytes + tensor.nbytes > self.max_bytes:
             self._flush()
-        # A view of something larger is copied: safetensors refuses shared storage.
-        is_view = tensor.untyped_storage().nbytes() != tensor.nbytes or not tensor.is_contiguous()
+        # A view of something larger, or a tied tensor's second name, is copied: safetensors refuses shared storage.
+        is_tied = any(other.data_ptr() == tensor.data_ptr() for other in self._waiting.values()) and tensor.nbytes > 0
+        is_view = is_tied or tensor.untyped_storage().nbytes() != tensor.nbytes or not tensor.is_contiguous()
         self._waiting[name] = tensor.detach().contiguous().clone() if is_view else tensor.detach()
         self._waiting_bytes += tensor.nbytes
         self.total_bytes += tensor.nbytes

@@ -28,7 +28,7 @@ def describe_model(config: ModelConfig) -> str:
     """Return the `model` block of a YAML for the converted weights (heads and adapters keep their defaults)."""
     import yaml
 
-    llava = asdict(config.llava)
+    llava = asdict(config.of_llava)
     del llava["special_tokens"]  # a run reads them from the tokenizer
     sam = asdict(config.sam)
     sam["encoder_global_blocks"] = list(sam["encoder_global_blocks"])

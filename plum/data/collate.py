@@ -12,7 +12,8 @@ from partonomy.images import hash_image
 from partonomy.masks import decode_mask
 from plum.config import ModelConfig
 from plum.data.sam_feature_cache import SamFeatureCache
-from plum.inputs.encoding import ConversationEncoder, EncodedConversation
+from plum.inputs.encoders import build_encoder
+from plum.inputs.encoding import EncodedConversation, EncodedText, ImageSlot
 from plum.inputs.image_transforms import ImageInputs, ImageTransform, build_image_transform, grid_classes
 from plum.models.systems.registry import build_notation
 from plum.models.systems.target_notation import TargetNotation
@@ -22,7 +23,10 @@ from plum.train_config import DataConfig
 
 @dataclass(frozen=True)
 class TokenRows:
-    """Right-padded rows, each LongTensor [N, T], their phrases, and where the first prompts end, LongTensor [N]."""
+    """Right-padded rows, each LongTensor [N, T], their phrases, and where the first prompts end, LongTensor [N].
+
+    positions: LongTensor [axes, N, T]; None: a token's position is its index
+    """
 
     input_ids: Tensor
     attention_mask: Tensor
@@ -30,6 +34,7 @@ class TokenRows:
     tags: Tensor
     spans: SpanBounds
     prompt_ends: Tensor
+    positions: Tensor | None
 
 
 class Collator:
@@ -44,11 +49,9 @@ class Collator:
     ) -> None:
         assert tokenizer.pad_token_id is not None, "load the tokenizer with plum.inputs.tokenizer.load_tokenizer"
         self.pad_id = int(tokenizer.pad_token_id)
-        self.encoder = ConversationEncoder(
-            tokenizer, model.llava.conversation, model.llava.vision.num_image_tokens, data.max_text_tokens
-        )
+        self.encoder = build_encoder(model, tokenizer, data.max_text_tokens)
         self.notation = build_notation(model)
-        self.transform = build_image_transform(model)
+        self.transform = build_image_transform(model, tokenizer)
         self.sam_features = sam_features
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
@@ -64,19 +67,15 @@ class Collator:
         for sample in samples:
             check_sample(sample)
         samples = [write_targets(sample, self.notation) for sample in samples]
-        length = self.encoder.num_image_tokens
-        rows = [
-            self.encoder.encode(conversation, [length] * len(sample.images), name=sample.sample_id)
-            for sample in samples
-            for conversation in sample.conversations
-        ]
-        tokens = pad_rows(rows, self.pad_id, _images_of_targets(samples))
         pictures = [_Picture(sample, number) for sample in samples for number in range(len(sample.images))]
         hashes = self._hash_images(pictures)
         is_segmented = [picture.is_segmented for picture in pictures]
         known = self._find_embeddings(hashes, is_segmented)
         sam_rows = [i for i, asked in enumerate(is_segmented) if asked and (not known or known[i] is None)]
         inputs = [self.transform(picture.image, for_sam=i in sam_rows) for i, picture in enumerate(pictures)]
+        slots = [one.slot or self.encoder.slot() for one in inputs]
+        rows = self._encode(samples, slots)
+        tokens = pad_rows(rows, self.pad_id, _images_of_targets(samples))
         masks = [mask for sample in samples for row in sample.conversations for item in row for mask in item.masks]
         return Batch(
             sample_ids=tuple(sample.sample_id for sample in samples),
@@ -85,12 +84,14 @@ class Collator:
             labels=tokens.labels,
             tags=tokens.tags,
             spans=tokens.spans,
-            clip_pixels=stack_pixels([one.clip_pixels for one in inputs], self.transform.clip_size),
+            clip_pixels=self.transform.stack(inputs),
             sam_pixels=stack_pixels(
                 [one.sam_pixels for one in inputs if one.sam_pixels is not None], self.transform.sam_size
             ),
             frames=tuple(one.frame for one in inputs),
-            shown=ConversationImages(_rows_of_images(samples), (length,) * len(pictures), tokens.prompt_ends),
+            shown=ConversationImages(
+                _rows_of_images(samples), tuple(slot.num_tokens for slot in slots), tokens.prompt_ends, tokens.positions
+            ),
             masks=tuple(torch.from_numpy(decode_mask(mask)) for mask in masks),
             ignore_masks=tuple(_to_tensor(picture.ignore_mask) for picture in pictures),
             part_maps=_part_maps(pictures, inputs, self.transform),
@@ -98,6 +99,16 @@ class Collator:
             image_hashes=hashes,
             cached_embeddings=known,
         )
+
+    def _encode(self, samples: Sequence[Sample], slots: Sequence[ImageSlot]) -> list[EncodedConversation]:
+        """Encode all conversations; `slots` are those of all samples' images, one after the other."""
+        rows: list[EncodedConversation] = []
+        first = 0
+        for sample in samples:
+            own = slots[first : first + len(sample.images)]
+            first += len(own)
+            rows += [self.encoder.encode(one, own, name=sample.sample_id) for one in sample.conversations]
+        return rows
 
     def _hash_images(self, pictures: Sequence["_Picture"]) -> tuple[str, ...]:
         if self.sam_features is None:
@@ -213,12 +224,24 @@ def pad_rows(rows: Sequence[EncodedConversation], pad_id: int, images: Sequence[
         tags=_padded([row.tags for row in rows], length, IGNORE_INDEX),
         spans=SpanBounds(*torch.tensor(bounds, dtype=torch.long).reshape(-1, 4).T.contiguous()),
         prompt_ends=torch.tensor([row.encoded.prompt_end for row in rows], dtype=torch.long),
+        positions=pad_positions([row.encoded for row in rows]),
     )
 
 
 def stack_pixels(pixels: Sequence[Tensor], size: int) -> Tensor:
     """Stack the inputs of one tower to [B, 3, size, size]; B may be 0."""
     return torch.stack(list(pixels)) if pixels else torch.zeros(0, 3, size, size)
+
+
+def pad_positions(rows: Sequence[EncodedText]) -> Tensor | None:
+    """Return the positions of rows padded on the right, [axes, N, T]; None: a token's position is its index."""
+    length = max(len(row.input_ids) for row in rows)
+    found = [row.positions() for row in rows]
+    known = [positions for positions in found if positions is not None]
+    if not known:
+        return None
+    padded = [np.pad(positions, ((0, 0), (0, length - positions.shape[1]))) for positions in known]
+    return torch.from_numpy(np.stack(padded, axis=1))
 
 
 def _padded(rows: Sequence[Sequence[int]], length: int, value: int) -> Tensor:

@@ -54,7 +54,7 @@ def count_costs(config: TrainConfig, num_gpus: int, num_tokens: int, num_masks: 
     Raises:
         ValueError: `num_tokens` is not positive or more than the language model takes, or `num_masks` is negative.
     """
-    language = config.model.llava.language
+    language = config.model.language
     if not 0 < num_tokens <= language.max_positions:
         raise ValueError(f"--tokens {num_tokens}: 1 to {language.max_positions}, the language model's positions")
     if num_masks < 0:
@@ -76,8 +76,8 @@ def forward_flops(config: TrainConfig, fusion_parameters: int, num_tokens: int, 
     Adapters count as merged into the weights, and the head reads every token, as in LLaVA's own forward pass.
     """
     model = config.model
-    language, vision, width = model.llava.language, model.llava.vision, model.llava.language.hidden_size
-    projector = vision.hidden_size * width + (width * width if model.llava.projector != "linear" else 0)
+    language, vision, width = model.language, model.of_llava.vision, model.language.hidden_size
+    projector = vision.hidden_size * width + (width * width if model.of_llava.projector != "linear" else 0)
     towers = clip_flops(vision, NO_GRADIENT) + sam_encoder_flops(model.sam, NO_GRADIENT)
     towers += NO_GRADIENT * (projector * vision.num_image_tokens + fusion_parameters * grid_size(model.sam))
     words = language_flops(language, None, num_tokens, num_tokens * (num_tokens + 1) // 2, NO_GRADIENT)

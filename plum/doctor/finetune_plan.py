@@ -94,7 +94,7 @@ def plan_finetune(request: FineTuneRequest, machine: Machine) -> FineTunePlan:
     per_update = _divisible(request.images_per_update or IMAGES_PER_UPDATE, machine.num_ranks)
     epochs = request.epochs or max(LEAST_EPOCHS, LEAST_UPDATES * per_update / num_images)
     num_updates = max(1, math.ceil(epochs * num_images / per_update))
-    is_small = model.llava.language.hidden_size < SMALL_WIDTH
+    is_small = model.language.hidden_size < SMALL_WIDTH
     rate = request.learning_rate or (SMALL_LEARNING_RATE if is_small else LEARNING_RATE)
     every = max(1, num_updates // NUM_VALIDATIONS)
     has_gpu = machine.gpu_bytes is not None
@@ -137,7 +137,7 @@ def plan_finetune(request: FineTuneRequest, machine: Machine) -> FineTunePlan:
             f"weights: {rank_note}; learning rate {rate:g}" + (" (small model)" if is_small else " (the paper's)"),
             f"machine: {machine.num_ranks} {'GPUs' if has_gpu else 'processes on the CPU'}, {config.engine.precision}, "
             f"{memory_note}",
-            f"prompt: the model's own, {model.llava.conversation}; the tokenizer is the model's",
+            f"prompt: the model's own, {model.of_llava.conversation}; the tokenizer is the model's",
         ),
     )
 

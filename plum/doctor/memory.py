@@ -132,9 +132,9 @@ def _count_components(config: TrainConfig) -> tuple[tuple[ComponentMemory, ...],
 
     The part pretext of the tiny recipe is not part of PLUM and is left out.
     """
-    tokens = config.model.llava.special_tokens or SpecialTokensConfig(image=0, pad=0, eos=0)
+    tokens = config.model.of_llava.special_tokens or SpecialTokensConfig(image=0, pad=0, eos=0)
     with torch.device("meta"):
-        model = build_model(replace(config.model, llava=replace(config.model.llava, special_tokens=tokens)))
+        model = build_model(replace(config.model, llava=replace(config.model.of_llava, special_tokens=tokens)))
     set_trainable(model, config.trainable)
     totals: Counter[str] = Counter()
     trained: Counter[str] = Counter()
@@ -266,7 +266,7 @@ def estimate_activations(config: TrainConfig, work: Workload) -> Activations:
         Bytes by part of the model.
     """
     model = config.model
-    language, lora = model.llava.language, model.lora
+    language, lora = model.language, model.lora
     is_full = config.trainable.language_model == "full"
     are_embeddings_trained = is_full or config.trainable.embeddings
     decoded = work.masks * decoder_bytes(model.sam, work)
@@ -288,7 +288,7 @@ def estimate_activations(config: TrainConfig, work: Workload) -> Activations:
         + token_loss_bytes(language, work, is_trained=are_embeddings_trained),
         tagger=0
         if model.tagger is None
-        else tagger_bytes(language.hidden_size, model.tagger, work, num_tagged, model.llava.vision.num_image_tokens),
+        else tagger_bytes(language.hidden_size, model.tagger, work, num_tagged, model.of_llava.vision.num_image_tokens),
         queries=query_bytes(language.hidden_size, work, is_kl_pooled=config.losses.kl_reduction != "authors"),
         masks=decoded,
         mask_losses=work.masks * loss_bytes(model.sam, work),
@@ -304,7 +304,7 @@ def _are_image_tokens_trained(config: TrainConfig) -> bool:
 
 def _image_bytes(config: TrainConfig, work: Workload) -> int:
     """Return the bytes that CALICO's own modules keep of images."""
-    llava, calico = config.model.llava, config.model.calico
+    llava, calico = config.model.of_llava, config.model.calico
     assert calico is not None, "only CALICO has such modules"
     return (
         correspondence_bytes(llava, calico, work)
@@ -315,7 +315,7 @@ def _image_bytes(config: TrainConfig, work: Workload) -> int:
 
 def _phases(config: TrainConfig, work: Workload, static: StaticMemory, activations: Activations) -> tuple[Phase, ...]:
     """List the moments at which memory can peak, each with the bytes then on the GPU beyond the resident ones."""
-    language = config.model.llava.language
+    language = config.model.language
     size, logits = work.element_bytes, work.supervised * language.vocab_size
     inputs = _inputs_bytes(config, work)
     kept = inputs + activations.total
@@ -342,9 +342,9 @@ def _phases(config: TrainConfig, work: Workload, static: StaticMemory, activatio
 
 def _inputs_bytes(config: TrainConfig, work: Workload) -> int:
     """Return the bytes of the batch itself and of the towers' features."""
-    vision, sam = config.model.llava.vision, config.model.sam
+    vision, sam = config.model.of_llava.vision, config.model.sam
     pixels = work.images * 3 * (vision.image_size**2 + sam.image_size**2) * FLOAT
-    features = vision.num_image_tokens * config.model.llava.language.hidden_size + grid_size(sam) * sam.prompt_dim
+    features = vision.num_image_tokens * config.model.language.hidden_size + grid_size(sam) * sam.prompt_dim
     if config.model.calico is not None and config.model.calico.adaptation is not None:
         features += (vision.num_patches + 1) * vision.hidden_size  # what the adapted layers read
     masks = work.masks * work.image_pixels
@@ -365,7 +365,7 @@ def _sam_encoder_bytes(config: TrainConfig, work: Workload) -> int:
 
 def _layer_forward_bytes(config: TrainConfig, work: Workload) -> int:
     """Return the transient bytes of one decoder layer without a graph: its MLP with the norm's float32 copies."""
-    language = config.model.llava.language
+    language = config.model.language
     return work.places * (
         3 * (language.hidden_size + language.intermediate_size) * work.element_bytes + 2 * language.hidden_size * FLOAT
     )
@@ -373,7 +373,7 @@ def _layer_forward_bytes(config: TrainConfig, work: Workload) -> int:
 
 def _layer_backward_bytes(config: TrainConfig, work: Workload) -> int:
     """Return the transient bytes of a layer's backward pass, with gradient checkpointing also its recomputation."""
-    language = config.model.llava.language
+    language = config.model.language
     workspace = work.places * (3 * language.intermediate_size * work.element_bytes + 2 * language.hidden_size * FLOAT)
     if not config.engine.gradient_checkpointing:
         return workspace

@@ -57,10 +57,10 @@ def count_step(config: TrainConfig, batch: Batch, special_tokens: SpecialTokensC
         raise ValueError("no formula covers the FLOPs of CALICO's Q-Former, DINOv2 and adaptation modules")
     model, trainable = config.model, config.trainable
     images, spans = len(batch.frames), batch.spans
-    language, vision = model.llava.language, model.llava.vision
+    language, vision = model.language, model.of_llava.vision
     width = language.hidden_size
     supervised = int((batch.labels[:, 1:] >= 0).sum())
-    projector = vision.hidden_size * width + (width * width if model.llava.projector != "linear" else 0)
+    projector = vision.hidden_size * width + (width * width if model.of_llava.projector != "linear" else 0)
     clip = clip_flops(vision, TRAINED if trainable.vision_tower else NO_GRADIENT)
     clip += (TRAINED if trainable.projector else NO_GRADIENT) * projector * vision.num_image_tokens
     are_embeddings_trained = trainable.language_model == "full" or trainable.embeddings
@@ -91,7 +91,7 @@ def student_flops(config: TrainConfig, batch: Batch, special_tokens: SpecialToke
     """
     counts = count_tokens(batch.input_ids, batch.attention_mask, batch.shown, special_tokens)
     weight_cost = TRAINED if config.trainable.language_model == "full" else PASSING
-    return language_flops(config.model.llava.language, config.model.lora, *counts, weight_cost)
+    return language_flops(config.model.language, config.model.lora, *counts, weight_cost)
 
 
 def teacher_flops(config: TrainConfig, batch: Batch, special_tokens: SpecialTokensConfig) -> float:
@@ -109,7 +109,7 @@ def teacher_flops(config: TrainConfig, batch: Batch, special_tokens: SpecialToke
     rows, is_needed = find_constrained(batch.spans)
     ids = batch.input_ids[rows, : is_needed.shape[1]]
     counts = count_tokens(ids, is_needed.long(), batch.shown[rows], special_tokens)
-    return language_flops(config.model.llava.language, None, *counts, NO_GRADIENT)
+    return language_flops(config.model.language, None, *counts, NO_GRADIENT)
 
 
 def count_tokens(
@@ -200,7 +200,7 @@ def tagger_flops(config: TrainConfig, batch: Batch, special_tokens: SpecialToken
         special_tokens: ids of `<image>` and padding in the batch.
     """
     assert config.model.tagger is not None
-    width, feedforward = config.model.llava.language.hidden_size, config.model.tagger.feedforward_dim
+    width, feedforward = config.model.language.hidden_size, config.model.tagger.feedforward_dim
     tokens, _ = count_tokens(batch.input_ids, batch.attention_mask, batch.shown, special_tokens)
     num_tagged = (batch.tags >= 0).sum(1)  # [N]
     weights = 4 * width**2 * tokens + (2 * width**2 + 2 * width * feedforward + 3 * width) * int(num_tagged.sum())

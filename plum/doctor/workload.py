@@ -90,7 +90,7 @@ def training_dtype(config: TrainConfig) -> torch.dtype:
 def build_workload(config: TrainConfig, assumptions: Assumptions) -> Workload:
     """Derive the micro-batch, with the most conversations per image that the configuration allows; they share the
     image."""
-    vision, calico = config.model.llava.vision, config.model.calico
+    vision, calico = config.model.of_llava.vision, config.model.calico
     text = assumptions.text_tokens or config.data.max_text_tokens
     has_pairs = any(source.kind == PAIRS for source in config.data.sources)
     shown = assumptions.images_per_conversation or (2 if has_pairs else 1)

@@ -9,7 +9,13 @@ import numpy as np
 from partonomy.models.contract import Role, Turn
 from partonomy.structures import CharSpan
 from plum.inputs.bio_labels import TokenSpan, phrase_tokens
-from plum.inputs.encoding import ConversationEncoder, ConversationTooLong, EncodedConversation, EncodedText
+from plum.inputs.encoding import (
+    ConversationEncoder,
+    ConversationTooLong,
+    EncodedConversation,
+    EncodedText,
+    ImageSlot,
+)
 from plum.models.systems.target_notation import TargetNotation
 from plum.structures import Exchange
 
@@ -41,15 +47,15 @@ class AnswerEncoder:
     encoder: ConversationEncoder
     notation: TargetNotation
 
-    def prompt(self, turns: Sequence[Turn], num_images: int) -> EncodedText:
-        """Encode a conversation up to an open question.
+    def prompt(self, turns: Sequence[Turn], images: Sequence[ImageSlot]) -> EncodedText:
+        """Encode a conversation about images up to an open question.
 
         Raises:
             ConversationTooLong: the conversation leaves the model no room for an answer.
         """
         history, question = self._read_turns(turns)
         with _explaining_full_context():
-            prompt = self.encoder.encode_prompt(history, question, self._lengths(num_images))
+            prompt = self.encoder.encode_prompt(history, question, images)
         limit = self._text_limit(prompt)
         if limit is not None and limit - prompt.num_text_tokens < MIN_ANSWER_TOKENS:
             raise ConversationTooLong(_describe_full(prompt.num_text_tokens, limit), prompt.num_text_tokens, limit)
@@ -61,20 +67,18 @@ class AnswerEncoder:
         return max_new_tokens if limit is None else min(max_new_tokens, limit - prompt.num_text_tokens - 1)
 
     def _text_limit(self, prompt: EncodedText) -> int | None:
-        return self.encoder.text_limit([image.end - image.start for image in prompt.images])
+        return self.encoder.text_limit(sum(image.end - image.start for image in prompt.images))
 
-    def own(self, num_images: int, turns: Sequence[Turn], answer: str) -> EncodedConversation:
+    def own(self, images: Sequence[ImageSlot], turns: Sequence[Turn], answer: str) -> EncodedConversation:
         """Encode a conversation that ends with an answer as the model wrote it.
 
         Raises:
             ConversationTooLong: the answer does not fit; see `cut_to_fit`.
         """
         history, question = self._read_turns(turns)
-        return self.encoder.encode(
-            [*history, Exchange(question, answer)], self._lengths(num_images), "generated answer"
-        )
+        return self.encoder.encode([*history, Exchange(question, answer)], images, "generated answer")
 
-    def cut_to_fit(self, num_images: int, turns: Sequence[Turn], answer: str) -> str:
+    def cut_to_fit(self, images: Sequence[ImageSlot], turns: Sequence[Turn], answer: str) -> str:
         """Return the answer, or its longest beginning with which the conversation fits into the model's context.
 
         The limit on new tokens makes almost every answer fit. Bytes that are no text are the exception: as text, each
@@ -82,7 +86,7 @@ class AnswerEncoder:
         """
         while answer:
             try:
-                self.own(num_images, turns, answer)
+                self.own(images, turns, answer)
             except ConversationTooLong as error:
                 num_cut = -(-(error.num_tokens - error.limit) // MAX_TOKENS_PER_CHARACTER)
                 answer = answer[:-num_cut].rstrip()
@@ -91,12 +95,17 @@ class AnswerEncoder:
         return answer
 
     def given(
-        self, num_images: int, turns: Sequence[Turn], answer: str, name: str, phrases: Sequence[CharSpan] = ()
+        self,
+        images: Sequence[ImageSlot],
+        turns: Sequence[Turn],
+        answer: str,
+        name: str,
+        phrases: Sequence[CharSpan] = (),
     ) -> EncodedConversation:
         """Encode a conversation that ends with a given answer.
 
         Args:
-            num_images: number of images that the conversation shows.
+            images: slots of the images that the conversation shows.
             turns: the conversation up to the user's last message.
             answer: plain words.
             name: name in error messages.
@@ -105,24 +114,24 @@ class AnswerEncoder:
         history, question = self._read_turns(turns)
         written = self.notation.write(Exchange(question, answer, tuple(phrases))).exchange
         with _explaining_full_context(name):
-            return self.encoder.encode([*history, _untagged(written)], self._lengths(num_images), name)
+            return self.encoder.encode([*history, _untagged(written)], images, name)
 
     def forced(
         self,
+        slots: Sequence[ImageSlot],
         turns: Sequence[Turn],
         answer: str,
         spans: Sequence[CharSpan],
         images: Sequence[int] | None = None,
-        num_images: int = 1,
     ) -> ForcedAnswer:
         """Encode a given answer about one image or several, and locate its targets.
 
         Args:
+            slots: slots of the images that the conversation shows.
             turns: the conversation up to the user's last message.
             answer: plain words.
             spans: character ranges of the answer, in any order; they may overlap, which tags could not express.
             images: per span, the number of its image, which the answer then names; None: there is one image.
-            num_images: number of images that the conversation shows.
 
         Raises:
             ValueError: a span lies outside of the answer or falls on no token.
@@ -137,9 +146,7 @@ class AnswerEncoder:
         exchange = Exchange(question, answer, tuple(spans[i] for i in order), images=named)
         written = self.notation.write(exchange)
         with _explaining_full_context("given answer"):
-            row = self.encoder.encode(
-                [*history, _untagged(written.exchange)], self._lengths(num_images), "given answer"
-            )
+            row = self.encoder.encode([*history, _untagged(written.exchange)], slots, "given answer")
         start = row.rendered.answers[-1].start
         targets = tuple(
             phrase_tokens(row.encoded.trimmed, CharSpan(target.start + start, target.end + start))
@@ -148,9 +155,6 @@ class AnswerEncoder:
         places = np.zeros(len(spans), dtype=np.int64)
         places[order] = written.target_of_phrase
         return ForcedAnswer(row, targets, places)
-
-    def _lengths(self, num_images: int) -> Sequence[int]:
-        return (self.encoder.num_image_tokens,) * num_images
 
     def _read_turns(self, turns: Sequence[Turn]) -> tuple[tuple[Exchange, ...], str]:
         """Return the finished exchanges, as the system writes them, and the open question."""

@@ -17,7 +17,7 @@ from plum.structures import ImageTokens
 
 @dataclass
 class EncodedImage:
-    """A preprocessed image and, once computed, LLaVA's tokens and SAM's embedding [1, C, h, w].
+    """A preprocessed image and, once computed, the backbone's tokens and SAM's embedding [1, C, h, w].
 
     `digest` identifies images by their content, because callers reuse arrays.
     """
@@ -78,11 +78,11 @@ class ImageStore:
         self._capacity = max(1, len(self._images))
 
     def tokens(self, images: Sequence[EncodedImage]) -> ImageTokens:
-        """Return LLaVA's tokens of the images; missing ones are computed in one call."""
+        """Return the backbone's tokens of the images; missing ones are computed in one call."""
         new = [image for image in images if image.tokens is None]
         if new:
-            pixels = torch.stack([image.inputs.clip_pixels for image in new]).to(self._device)
-            encoded = self._model.llava.encode_images(pixels)
+            pixels = self.transform.stack([image.inputs for image in new]).to(self._device)
+            encoded = self._model.backbone.encode_images(pixels)
             for number, image in enumerate(new):
                 image.tokens = encoded[number : number + 1]
         return ImageTokens.concatenate([image.tokens for image in images if image.tokens is not None])

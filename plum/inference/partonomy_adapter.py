@@ -106,7 +106,7 @@ class PlumModel:
     def adapters(self) -> Iterator[None]:
         """Switch the adapters off within the context if `is_base`."""
         if self.is_base:
-            with adapters_off(self.predictor.model.llava.network):
+            with adapters_off(self.predictor.model.backbone.network):
                 yield
         else:
             yield

@@ -57,7 +57,7 @@ class PlainModel:
         sam = self._predictor.model.sam
         with stock_attention(sam.image_encoder), stock_layers(sam):
             for row, (choice, phrases) in enumerate(self.hint.gold.guesses):
-                forced = self._predictor.answers.forced(turns, choice, phrases)
+                forced = self._predictor.answers.forced(self._predictor.slots((image,)), turns, choice, phrases)
                 logits = self._predictor.mask_logits(image, states[row : row + 1], forced.spans)
                 if choice == answer:
                     chosen = logits[forced.places]

@@ -14,14 +14,15 @@ from partonomy.models.contract import Turn
 from partonomy.models.finite_values import require_finite, require_no_nan
 from partonomy.structures import CharSpan, ChoiceScore
 from plum.config import ModelConfig
-from plum.data.collate import pad_rows
+from plum.data.collate import pad_positions, pad_rows
 from plum.data.sam_feature_cache import SamFeatureCache
 from plum.inference.answer_encoder import AnswerEncoder
 from plum.inference.generated_ids import has_ids, place_tokens, with_ids
 from plum.inference.image_store import EncodedImage, ImageStore
 from plum.inference.predicted_masks import PredictedMasks, predict_masks
 from plum.inputs.bio_labels import TokenSpan
-from plum.inputs.encoding import ConversationEncoder, EncodedConversation, EncodedText, token_id
+from plum.inputs.encoders import build_encoder
+from plum.inputs.encoding import EncodedConversation, EncodedText, ImageSlot, token_id
 from plum.inputs.image_transforms import build_image_transform
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.segmenters.mask_resize import resize_to_original
@@ -110,19 +111,13 @@ class Predictor:
     ) -> None:
         self.model = model.eval()
         self.tokenizer = tokenizer
-        language, vision = config.llava.language, config.llava.vision
-        self.encoder = ConversationEncoder(
-            tokenizer,
-            config.llava.conversation,
-            vision.num_image_tokens,
-            max_tokens=language.max_positions,
-        )
+        self.encoder = build_encoder(config, tokenizer, max_tokens=config.language.max_positions)
         self.notation = build_notation(config)
         self._mark_ids = {token_id(tokenizer, mark) for mark in self.notation.marks}
         self._silent_ids = set(tokenizer.all_special_ids) - self._mark_ids
         self.answers = AnswerEncoder(self.encoder, self.notation)
         self.num_own_answers, self.num_kept_ids = 0, 0
-        self.transform = build_image_transform(config)
+        self.transform = build_image_transform(config, tokenizer)
         self.images = ImageStore(self.model, self.transform, sam_cache)
 
     @property
@@ -172,7 +167,7 @@ class Predictor:
         targets: list[Target] = []
         hidden_states = None
         if text and images:
-            row = self.own_row(len(images), turns, written)
+            row = self.own_row(self.slots(images), turns, written)
             hidden_states = self._hidden_states(images, [row])
             targets = self.notation.read(row, hidden_states, self.model, self._image_tokens(images).values)
         predictions = []
@@ -225,7 +220,8 @@ class Predictor:
         """Answer a question about any number of images, as the model writes it; see `write` and `generate_about`."""
         if max_new_tokens is None:
             max_new_tokens = default_new_tokens(len(images))
-        prompt = self.answers.prompt(turns, len(images))
+        slots = self.slots(images)
+        prompt = self.answers.prompt(turns, slots)
         input_ids = torch.tensor([prompt.input_ids], device=self.device)
         new_ids = self.model.generate_text(
             input_ids,
@@ -234,7 +230,7 @@ class Predictor:
             self._image_tokens(images),
             self.limit_new_tokens(prompt, max_new_tokens),
         )
-        return self.read_written(prompt, turns, new_ids[0], max_new_tokens)
+        return self.read_written(prompt, slots, turns, new_ids[0], max_new_tokens)
 
     def limit_new_tokens(self, prompt: EncodedText, max_new_tokens: int) -> int:
         """Return the maximum length of an answer, given the room that its prompt leaves in the model's context.
@@ -247,21 +243,27 @@ class Predictor:
         return self.answers.limit_new_tokens(prompt, max_new_tokens)
 
     def read_written(
-        self, prompt: EncodedText, turns: Sequence[Turn], token_ids: Tensor, max_new_tokens: int
+        self,
+        prompt: EncodedText,
+        images: Sequence[ImageSlot],
+        turns: Sequence[Turn],
+        token_ids: Tensor,
+        max_new_tokens: int,
     ) -> WrittenAnswer:
         """Read an answer from its token ids [t], with the end token and padding after it.
 
         Args:
             prompt: the prompt that it continues.
+            images: slots of the images of its conversation.
             turns: the conversation of the prompt.
             token_ids: tokens beyond the limit are cut off.
             max_new_tokens: see `write`.
         """
         ids = token_ids[: self.limit_new_tokens(prompt, max_new_tokens)]
-        ends = (ids == self.model.llava.special_tokens.eos).nonzero()
+        ends = (ids == self.model.backbone.special_tokens.eos).nonzero()
         num_tokens = int(ends[0]) + 1 if len(ends) else len(ids)
         text = self.read_answer(ids)
-        fitting = self.answers.cut_to_fit(len(prompt.images), turns, text)
+        fitting = self.answers.cut_to_fit(images, turns, text)
         is_whole = len(ends) > 0 and fitting == text
         without_end = ids[: int(ends[0])] if len(ends) else ids
         kept = tuple(without_end.tolist()) if fitting == text else ()
@@ -271,17 +273,19 @@ class Predictor:
         """Decode an answer's token ids [t] to text as the model writes it, marks included."""
         return self.notation.tidy(self._decode(token_ids.tolist()).strip())
 
-    def own_row(self, num_images: int, turns: Sequence[Turn], written: WrittenAnswer) -> EncodedConversation:
+    def own_row(
+        self, images: Sequence[ImageSlot], turns: Sequence[Turn], written: WrittenAnswer
+    ) -> EncodedConversation:
         """Encode a conversation that ends with an answer of the model's own, with the tokens that it generated.
 
         If the answer's text tokenizes to others, the generated ones are kept (the original code of LISA and its
         successors reads masks from them); such answers are counted and reported.
         """
-        row = self.answers.own(num_images, turns, written.text)
+        row = self.answers.own(images, turns, written.text)
         if not written.token_ids:
             return row
         self.num_own_answers += 1
-        prompt, end = self.answers.prompt(turns, num_images), self.model.llava.special_tokens.eos
+        prompt, end = self.answers.prompt(turns, images), self.model.backbone.special_tokens.eos
         if has_ids(row, prompt, written.token_ids, end):
             return row
         places = place_tokens(written.token_ids, self._decode, written.text)
@@ -346,7 +350,7 @@ class Predictor:
         spans = [(span, number) for number, own in enumerate(spans_of_images) for span in own]
         numbers = [number for _, number in spans]
         named = numbers if len(images) > 1 else None
-        forced = self.answers.forced(turns, answer, [span for span, _ in spans], named, len(images))
+        forced = self.answers.forced(self.slots(images), turns, answer, [span for span, _ in spans], named)
         # A system with one mask for all phrases gives it to each image's phrases.
         number_of_target = dict(zip(forced.places.tolist(), numbers, strict=True))
         targets = [
@@ -391,7 +395,7 @@ class Predictor:
         """Score answers as `score_choices` does; also return the states [N, T, D] of their rows."""
         images = () if image is None else (image,)
         rows = [
-            self.answers.given(len(images), turns, choice, f"choice {i}", phrases[i] if phrases else ())
+            self.answers.given(self.slots(images), turns, choice, f"choice {i}", phrases[i] if phrases else ())
             for i, choice in enumerate(choices)
         ]
         hidden_states = self._hidden_states(images, rows)
@@ -407,6 +411,16 @@ class Predictor:
             self._shown(images, [row.encoded for row in rows]),
             self._image_tokens(images),
         )
+
+    def slots(self, images: Sequence[np.ndarray]) -> list[ImageSlot]:
+        """Return what takes the place of each image in a conversation's tokens."""
+        if self.transform.stock is None:
+            return [self.encoder.slot()] * len(images)
+        return [self.slot_of(entry) for entry in self.images.find_all(images)] if images else []
+
+    def slot_of(self, image: EncodedImage) -> ImageSlot:
+        """Return what takes the place of an image in a conversation's tokens."""
+        return image.inputs.slot or self.encoder.slot()
 
     def _decode_masks(
         self, images: Sequence[np.ndarray], hidden_states: Tensor | None, targets: Sequence[Target]
@@ -468,19 +482,18 @@ class Predictor:
         )
 
     def _shown(self, images: Sequence[np.ndarray], rows: Sequence[EncodedText]) -> ConversationImages:
+        positions = pad_positions(rows)
         if not images:
-            return ConversationImages.no_image(len(rows), self.device)
+            shown = ConversationImages.no_image(len(rows), self.device)
+            return replace(shown, positions=None if positions is None else positions.to(self.device))
         numbers = torch.arange(len(images), device=self.device).expand(len(rows), -1)
         ends = torch.tensor([row.prompt_end for row in rows], device=self.device)
-        return ConversationImages(numbers, (self.encoder.num_image_tokens,) * len(images), ends)
+        lengths = tuple(slot.num_tokens for slot in self.slots(images))
+        return ConversationImages(numbers, lengths, ends, positions).to(self.device)
 
     def _image_tokens(self, images: Sequence[np.ndarray]) -> ImageTokens:
-        """Return LLaVA's tokens of the images; those of no image without one."""
-        if images:
-            return self.images.tokens(self.images.find_all(images))
-        size, grid = self.transform.clip_size, self.transform.sam_size
-        nothing = torch.zeros(0, 3, size, size, device=self.device)
-        return self.model.encode_images(nothing, torch.zeros(0, 3, grid, grid, device=self.device)).tokens
+        """Return the backbone's tokens of the images; those of no image without one."""
+        return self.images.tokens(self.images.find_all(images)) if images else self.model.backbone.no_images()
 
 
 def _is_reported(count: int) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import DynamicCache
 
-from plum.models.backbones.llava import Injection, LlavaBackbone
+from plum.models.backbones.backbone import AddedFeatures, Backbone, Injection
 from plum.structures import ImageTokens
 
 NO_NODE = -1
@@ -24,13 +24,14 @@ MAX_LOGIT_ROWS = 1024
 
 @dataclass(frozen=True)
 class ForestRow:
-    """A conversation, its ids with `<image>` expanded.
+    """A conversation, its ids with image placeholders expanded.
 
     picture: what must be equal for rows to share the states of their images: the images, and in a guided model the
         first prompt
     branch: rows of one branch share what their ids have in common
-    images, starts: indices of the images shown, and the position of each one's first patch
+    images: indices of the images shown; patches: positions of each one's image tokens, in order
     prompt_end: position of the first prompt's last token; only guided models need it
+    positions: int64 [axes, T], for the language model; None: a token's position is its index
 
     Raises:
         ValueError: the row shows another number of images than it names.
@@ -40,15 +41,33 @@ class ForestRow:
     branch: Hashable
     ids: tuple[int, ...]
     images: tuple[int, ...]
-    starts: tuple[int, ...]
+    patches: tuple[tuple[int, ...], ...]
     prompt_end: int | None = None
+    positions: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        if len(self.images) != len(self.starts):
+        if len(self.images) != len(self.patches):
             raise ValueError(
-                f"the conversation shows {len(self.starts)} images, and {len(self.images)} are named: a batch of "
+                f"the conversation shows {len(self.patches)} images, and {len(self.images)} are named: a batch of "
                 "questions is about one image each; ask about several images with Predictor.generate_about"
             )
+
+    @property
+    def opening(self) -> tuple[int, ...]:
+        """The ids up to the last image token."""
+        return self.ids[: max((patches[-1] + 1 for patches in self.patches if patches), default=0)]
+
+    def patch_at(self) -> dict[int, tuple[int, int]]:
+        """Return the image and the number of the image token at each position that has one."""
+        return {
+            position: (image, number)
+            for image, patches in zip(self.images, self.patches, strict=True)
+            for number, position in enumerate(patches)
+        }
+
+    def position(self, depth: int) -> tuple[int, ...]:
+        """Return a token's position on each axis."""
+        return (depth,) if self.positions is None else tuple(self.positions[:, depth].tolist())
 
 
 @dataclass(frozen=True)
@@ -68,12 +87,13 @@ class AttentionBlock:
 class NewNodes:
     """Nodes that have not been computed; all arrays are [n], in the order of node indices.
 
+    positions: [axes, n], for the language model
     images, patches: image of an image patch, and its number in the image; NO_NODE for text
     blocks: which nodes attend to which; places: each node's index in the concatenated queries of the blocks
     """
 
     token_ids: np.ndarray
-    depths: np.ndarray
+    positions: np.ndarray
     images: np.ndarray
     patches: np.ndarray
     blocks: tuple[AttentionBlock, ...]
@@ -110,16 +130,12 @@ class PrefixForest:
     """Prefix trees of conversations about several pictures; the forest can grow after it has been computed.
 
     A picture's trunk is planted with its first rows. Pictures planted together have equal trunks, which are computed as
-    one block.
-
-    Args:
-        num_patches: image patches of one image.
+    one block; pictures whose images have different numbers of tokens are planted apart.
     """
 
-    def __init__(self, num_patches: int) -> None:
-        self.num_patches = num_patches
+    def __init__(self) -> None:
         self.token_ids: list[int] = []
-        self.depths: list[int] = []
+        self.positions: list[tuple[int, ...]] = []
         self.parents: list[int] = []
         self.images: list[int] = []
         self.patches: list[int] = []
@@ -141,9 +157,12 @@ class PrefixForest:
         Returns:
             For each row, the node index of each of its tokens, int64 [T].
         """
-        new = [row for row in rows if row.picture not in self._trunks]
-        if new:
-            self._plant(new)
+        new: dict[tuple[int, ...], list[ForestRow]] = {}
+        for row in rows:
+            if row.picture not in self._trunks:
+                new.setdefault(row.opening, []).append(row)
+        for alike in new.values():
+            self._plant(alike)
         return [self._add_row(row) for row in rows]
 
     def take_new(self) -> NewNodes:
@@ -171,9 +190,10 @@ class PrefixForest:
         place_of_node = np.zeros(len(self) - first, dtype=np.int64)
         for nodes, at in places:
             place_of_node[nodes] = at
-        columns = (self.token_ids, self.depths, self.images, self.patches)
-        token_ids, depths, images, patches = (np.asarray(column[new], dtype=np.int64) for column in columns)
-        return NewNodes(token_ids, depths, images, patches, tuple(blocks), place_of_node)
+        columns = (self.token_ids, self.images, self.patches)
+        token_ids, images, patches = (np.asarray(column[new], dtype=np.int64) for column in columns)
+        positions = np.asarray(self.positions[new], dtype=np.int64).T
+        return NewNodes(token_ids, positions, images, patches, tuple(blocks), place_of_node)
 
     def _new_trunks(self) -> list[np.ndarray]:
         """Return the nodes [pictures, trunk] of each planting since the last call, empty trunks left out."""
@@ -193,8 +213,10 @@ class PrefixForest:
             if row.picture in self._trunks:
                 continue
             self._trunks[row.picture] = _Trunk(ids, len(self), self._num_plantings)
+            patch_at = row.patch_at()
             for depth, token in enumerate(ids):
-                self._new_node(token, depth, NO_NODE if depth == 0 else len(self) - 1, row)
+                parent = NO_NODE if depth == 0 else len(self) - 1
+                self._new_node(token, row.position(depth), parent, patch_at.get(depth))
         self._num_plantings += 1
 
     def _add_row(self, row: ForestRow) -> np.ndarray:
@@ -204,6 +226,7 @@ class PrefixForest:
         branch = self._branches.setdefault(row.branch, _Branch(row.picture))
         assert branch.picture == row.picture, "a branch belongs to one picture"
         seen: list[int] = []  # places in the branch
+        patch_at = row.patch_at()
         for depth in range(num_shared, len(row.ids)):
             token, parent = row.ids[depth], path[-1] if path else NO_NODE
             place = branch.children.get((parent, token))
@@ -213,17 +236,15 @@ class PrefixForest:
                 branch.nodes.append(len(self))
                 branch.num_trunk_seen.append(num_shared)
                 branch.ancestors.append(np.asarray([*seen, place]))
-                self._new_node(token, depth, parent, row)
+                self._new_node(token, row.position(depth), parent, patch_at.get(depth))
             seen.append(place)
             path.append(branch.nodes[place])
         return np.asarray(path, dtype=np.int64)
 
-    def _new_node(self, token: int, depth: int, parent: int, row: ForestRow) -> None:
-        starts = zip(row.images, row.starts, strict=True)
-        shown = ((image, depth - start) for image, start in starts if start <= depth < start + self.num_patches)
-        image, patch = next(shown, (NO_NODE, NO_NODE))
+    def _new_node(self, token: int, position: tuple[int, ...], parent: int, shown: tuple[int, int] | None) -> None:
+        image, patch = shown or (NO_NODE, NO_NODE)
         self.token_ids.append(token)
-        self.depths.append(depth)
+        self.positions.append(position)
         self.parents.append(parent)
         self.images.append(image)
         self.patches.append(patch)
@@ -284,13 +305,13 @@ class ForestStates:
     """States of conversations about some images; grows with every `add`.
 
     Args:
-        llava: the language model.
+        backbone: the language model.
         image_tokens: of the images.
     """
 
-    def __init__(self, llava: LlavaBackbone, image_tokens: ImageTokens) -> None:
-        self.llava = llava
-        self.forest = PrefixForest(llava.num_image_tokens)
+    def __init__(self, backbone: Backbone, image_tokens: ImageTokens) -> None:
+        self.backbone = backbone
+        self.forest = PrefixForest()
         self._image_tokens = image_tokens
         self._keys: list[Tensor] = []  # per layer [nodes, key-value heads, d]
         self._values: list[Tensor] = []
@@ -362,12 +383,18 @@ class ForestStates:
         cache = DynamicCache()
         for layer, (keys, values) in enumerate(zip(self._keys, self._values, strict=True)):
             cache.update(keys[known].transpose(1, 2), values[known].transpose(1, 2), layer)  # [N, heads, length - 1, d]
-        token_ids = self._index(np.asarray(self.forest.token_ids)[nodes])
-        return self.llava.generate_from(token_ids, self._index(is_token), cache, max_new_tokens)
+        last = nodes[:, -1]
+        return self.backbone.generate_from(
+            self._index(np.asarray(self.forest.token_ids)[last]),
+            self._index(is_token),
+            self._index(_axes(np.asarray(self.forest.positions)[last].T)),
+            cache,
+            max_new_tokens,
+        )
 
     def _log_probs_of(self, nodes: np.ndarray, parents: np.ndarray) -> np.ndarray:
         unique, row_of_node = np.unique(parents, return_inverse=True)
-        logits = self.llava.token_logits(self._states[self._index(unique)]).float()  # [parents, V]
+        logits = self.backbone.token_logits(self._states[self._index(unique)]).float()  # [parents, V]
         tokens = self._index(np.asarray(self.forest.token_ids)[nodes])
         rows = self._index(row_of_node)
         return (logits[rows, tokens] - logits.logsumexp(-1)[rows]).cpu().double().numpy()  # MPS has no float64
@@ -377,23 +404,25 @@ class ForestStates:
 
         Rows that share an image's first node share all its nodes, because the ids of an image are all the same.
         """
-        if not self.llava.reads_images_again:
+        if not self.backbone.reads_images_again:
             return None
         details = self._image_tokens.details
         assert details is not None, "a model that reads images again encodes what it reads"
         first = len(self.forest) - num_new
         pairs: dict[int, tuple[np.ndarray, int, int]] = {}  # by an image's first node: its nodes, image and guide
         for row, path in zip(rows, paths, strict=True):
-            assert row.prompt_end is not None or not self.llava.is_guided, "a guided model's rows say where prompts end"
+            assert row.prompt_end is not None or not self.backbone.is_guided, (
+                "a guided model's rows say where prompts end"
+            )
             guide = NO_NODE if row.prompt_end is None else int(path[row.prompt_end]) - first
-            for image, start in zip(row.images, row.starts, strict=True):
-                nodes = path[start : start + self.forest.num_patches] - first
+            for image, patches in zip(row.images, row.patches, strict=True):
+                nodes = path[list(patches)] - first
                 if nodes[0] >= 0:
                     pairs.setdefault(int(nodes[0]), (nodes, image, guide))
         if not pairs:
             return None
         places, images, guides = (np.asarray(column) for column in zip(*pairs.values(), strict=True))
-        is_guided = self.llava.is_guided
+        is_guided = self.backbone.is_guided
         return Injection(
             self._index(guides) if is_guided else None, self._index(places), details[self._index(images)], num_new
         )
@@ -413,10 +442,19 @@ class ForestStates:
             attended = [block.attend(queries, self._keys[layer], self._values[layer]) for block in blocks]
             return torch.cat(attended)[places]
 
-        return self.llava.run_layers(self._embed(new), self._index(new.depths), attend, injection)
+        positions = self._index(_axes(new.positions))
+        return self.backbone.run_layers(self._embed(new), positions, attend, injection, self._added(new))
+
+    def _added(self, new: NewNodes) -> AddedFeatures | None:
+        """Return what the first layers add to the image tokens among the new nodes."""
+        layers, is_image = self._image_tokens.layers, new.patches != NO_NODE
+        if layers is None or not is_image.any():
+            return None
+        features = layers[self._index(new.images[is_image]), self._index(new.patches[is_image])]
+        return AddedFeatures(self._index(is_image), features)
 
     def _embed(self, new: NewNodes) -> Tensor:
-        embeddings = self.llava.embed_text(self._index(new.token_ids))
+        embeddings = self.backbone.embed_text(self._index(new.token_ids))
         at = np.flatnonzero(new.patches != NO_NODE)
         if len(at):
             patches = self._image_tokens.values[self._index(new.images[at]), self._index(new.patches[at])]
@@ -429,6 +467,11 @@ class ForestStates:
     @property
     def _device(self) -> torch.device:
         return self._image_tokens.values.device
+
+
+def _axes(positions: np.ndarray) -> np.ndarray:
+    """Return positions [axes, n] as a language model takes them: [n] if there is one axis."""
+    return positions[0] if len(positions) == 1 else positions
 
 
 class _BlockOnDevice:

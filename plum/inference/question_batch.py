@@ -26,7 +26,7 @@ from plum.inference.predicted_masks import predict_masks, take_masks, threshold_
 from plum.inference.predictor import MAX_NEW_TOKENS, Predictor, WrittenAnswer
 from plum.inference.prefix_forest import ForestRow, ForestStates
 from plum.inputs.bio_labels import TokenSpan
-from plum.inputs.encoding import EncodedConversation, EncodedText
+from plum.inputs.encoding import EncodedConversation, EncodedText, ImageSlot
 from plum.structures import ImageFrame, SpanBounds
 
 MAX_DECODED_TOGETHER = 32
@@ -54,13 +54,16 @@ class QuestionBatch:
         self._predictor = predictor
         self._images = list(images)
         predictor.images.keep(self._images)
-        self._states = ForestStates(predictor.model.llava, predictor.images.tokens(self._images))
+        self._states = ForestStates(predictor.model.backbone, predictor.images.tokens(self._images))
 
     @torch.inference_mode()
     def score_choices(self, requests: Sequence[ChoiceRequest]) -> list[list[ChoiceScore]]:
         """Score choices; SAM is not run."""
         rows = [
-            (request, self._predictor.answers.given(1, request.turns, choice, f"choice {i}", phrases))
+            (
+                request,
+                self._predictor.answers.given(self._slots(request), request.turns, choice, f"choice {i}", phrases),
+            )
             for request in requests
             for i, (choice, phrases) in enumerate(zip(request.choices, request.phrases, strict=True))
         ]
@@ -73,7 +76,8 @@ class QuestionBatch:
     @torch.inference_mode()
     def segment(self, requests: Sequence[MaskRequest]) -> list[np.ndarray]:
         """Segment phrases of given answers, masks bool (len(spans), H, W); answers scored before need no forward."""
-        forced = [self._predictor.answers.forced(request.turns, request.answer, request.spans) for request in requests]
+        encode = self._predictor.answers.forced
+        forced = [encode(self._slots(one), one.turns, one.answer, one.spans) for one in requests]
         masks = [self._no_masks(request) for request in requests]
         asked = [number for number, answer in enumerate(forced) if answer.spans]
         rows = []
@@ -93,7 +97,10 @@ class QuestionBatch:
         own, predictor = self.write_answers(requests, max_new_tokens), self._predictor
         texts = [answer.text for answer in own]
         written = [number for number, text in enumerate(texts) if text]
-        rows = {number: predictor.own_row(1, requests[number].turns, own[number]) for number in written}
+        rows = {
+            number: predictor.own_row(self._slots(requests[number]), requests[number].turns, own[number])
+            for number in written
+        }
         paths = self._states.add([self._forest_row(requests[number], rows[number].encoded) for number in written])
         answers = [
             Generation(answer.text, (), self._no_masks(request), (), answer.finish_reason == "length")
@@ -128,7 +135,7 @@ class QuestionBatch:
         self, requests: Sequence[AnswerRequest | ReplyRequest], max_new_tokens: int = MAX_NEW_TOKENS
     ) -> list[WrittenAnswer]:
         """Generate answers as the model writes them, marks included; without text if the model stops immediately."""
-        prompts = [self._predictor.answers.prompt(request.turns, num_images=1) for request in requests]
+        prompts = [self._predictor.answers.prompt(request.turns, self._slots(request)) for request in requests]
         paths = self._states.add(
             [self._forest_row(request, prompt) for request, prompt in zip(requests, prompts, strict=True)]
         )
@@ -142,7 +149,7 @@ class QuestionBatch:
             part = slice(first, first + rows)
             token_ids = self._states.continue_greedily(paths[part], longest)
             answers += [
-                self._predictor.read_written(prompt, request.turns, ids, max_new_tokens)
+                self._predictor.read_written(prompt, self._slots(request), request.turns, ids, max_new_tokens)
                 for prompt, request, ids in zip(prompts[part], requests[part], token_ids, strict=True)
             ]
         return answers
@@ -193,15 +200,19 @@ class QuestionBatch:
 
     def _forest_row(self, request: Request, row: EncodedText) -> ForestRow:
         """Put a conversation in the branch of its first question, so that a follow-up shares the first turn."""
-        prompt = row.input_ids[: row.prompt_end + 1] if self._predictor.model.llava.is_guided else ()
+        prompt = row.input_ids[: row.prompt_end + 1] if self._predictor.model.backbone.is_guided else ()
         return ForestRow(
             picture=(request.image, prompt),
             branch=(request.image, prompt, request.turns[0].text),
             ids=row.input_ids,
             images=(request.image,),
-            starts=tuple(image.start for image in row.images),
+            patches=row.patches,
             prompt_end=row.prompt_end,
+            positions=row.positions(),
         )
+
+    def _slots(self, request: Request) -> list[ImageSlot]:
+        return [self._predictor.slot_of(self._images[request.image])]
 
     def _no_masks(self, request: MaskRequest | AnswerRequest) -> np.ndarray:
         height, width = self._images[request.image].inputs.frame.original

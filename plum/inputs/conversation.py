@@ -14,9 +14,11 @@ from dataclasses import dataclass, replace
 
 from partonomy.structures import CharSpan
 from plum.config import Conversation
+from plum.inputs.conversation_format import ConversationFormat, RenderedConversation, check_text, shift_spans
 from plum.structures import Exchange
 
 TemplateName = Conversation
+"""Name of a template of LLaVA's kind; see `TEMPLATES`."""
 
 IMAGE_TOKEN = "<image>"
 IMAGE_START, IMAGE_END = "<im_start>", "<im_end>"
@@ -42,23 +44,41 @@ class Template:
     image: str = IMAGE_TOKEN
     has_overview: bool = False
 
+    @property
+    def placeholder(self) -> str:
+        """Token that stands for an image."""
+        return IMAGE_TOKEN
 
-@dataclass(frozen=True)
-class RenderedConversation:
-    """Text of a conversation, `<image>` not yet expanded.
+    def adds_begin_token(self, text: str) -> bool:
+        """Return that the tokenizer puts its begin token, if it has one, before a text."""
+        return True
 
-    prompt_ends: per exchange, where the prompt ends and the model's own tokens begin (the space before the answer is
-        the model's: it is part of the first answer token for most tokenizers)
-    answers: per exchange, the answer's characters
-    answer_ends: per exchange, the end of the end token
-    spans: per exchange, the phrases to segment
-    """
+    def render_conversation(self, exchanges: Sequence[Exchange], num_images: int = 1) -> RenderedConversation:
+        """Render finished exchanges; see `ConversationFormat`."""
+        if not exchanges:
+            raise ValueError("a conversation needs at least one exchange")
+        text = ""
+        prompt_ends, answers, answer_ends, spans = [], [], [], []
+        for index, exchange in enumerate(exchanges):
+            check_text("answer", exchange.answer, CONTROL_TOKENS)
+            text += self._render_question(exchange.question, index, num_images)
+            prompt_ends.append(len(text))
+            start = len(text) + 1
+            text += f" {exchange.answer}{self.after_answer}"
+            answers.append(CharSpan(start, start + len(exchange.answer)))
+            answer_ends.append(len(text))
+            spans.append(shift_spans(exchange, start))
+        return RenderedConversation(text, tuple(prompt_ends), tuple(answers), tuple(answer_ends), tuple(spans))
 
-    text: str
-    prompt_ends: tuple[int, ...]
-    answers: tuple[CharSpan, ...]
-    answer_ends: tuple[int, ...]
-    spans: tuple[tuple[CharSpan, ...], ...]
+    def render_prompt(self, history: Sequence[Exchange], question: str, num_images: int = 1) -> str:
+        """Render a conversation up to an open question; see `ConversationFormat`."""
+        earlier = self.render_conversation(history, num_images).text if history else ""
+        return earlier + self._render_question(question, len(history), num_images)
+
+    def _render_question(self, question: str, index: int, num_images: int) -> str:
+        check_text("question", question, CONTROL_TOKENS)
+        images = introduce_images(self.image, num_images, self.has_overview) if index == 0 else ""
+        return (self.opening if index == 0 else self.reopening) + images + question + self.before_answer
 
 
 def _llama_2(system: str) -> Template:
@@ -94,54 +114,23 @@ TEMPLATES: dict[TemplateName, Template] = {
 }
 
 
+def find_template(template: TemplateName | ConversationFormat) -> ConversationFormat:
+    """Return the template that a name stands for, or the given one."""
+    return TEMPLATES[template] if isinstance(template, str) else template
+
+
 def render_conversation(
-    exchanges: Sequence[Exchange], template: TemplateName, num_images: int = 1
+    exchanges: Sequence[Exchange], template: TemplateName | ConversationFormat, num_images: int = 1
 ) -> RenderedConversation:
-    """Render finished exchanges, for training and scoring.
-
-    Args:
-        exchanges: one or more, with non-empty answers; their spans are character ranges of the answers.
-        template: key of `TEMPLATES`.
-        num_images: number of images that precede the first question; see `introduce_images`.
-
-    Raises:
-        ValueError: there is no exchange, a question or answer is empty or contains a control token, or a span lies
-            outside its answer.
-    """
-    if not exchanges:
-        raise ValueError("a conversation needs at least one exchange")
-    parts = TEMPLATES[template]
-    text = ""
-    prompt_ends, answers, answer_ends, spans = [], [], [], []
-    for index, exchange in enumerate(exchanges):
-        _check_text("answer", exchange.answer)
-        text += _render_question(exchange.question, parts, index, num_images)
-        prompt_ends.append(len(text))
-        start = len(text) + 1
-        text += f" {exchange.answer}{parts.after_answer}"
-        answers.append(CharSpan(start, start + len(exchange.answer)))
-        answer_ends.append(len(text))
-        spans.append(tuple(_shift_span(span, exchange.answer, start) for span in exchange.spans))
-    return RenderedConversation(text, tuple(prompt_ends), tuple(answers), tuple(answer_ends), tuple(spans))
+    """Render finished exchanges with a template; see `ConversationFormat.render_conversation`."""
+    return find_template(template).render_conversation(exchanges, num_images)
 
 
-def render_prompt(history: Sequence[Exchange], question: str, template: TemplateName, num_images: int = 1) -> str:
-    """Render a conversation up to an open question: a prefix of the finished conversation's text.
-
-    Args:
-        history: earlier exchanges; may be empty.
-        question: the user's last message.
-        template: key of `TEMPLATES`.
-        num_images: number of images that precede the first question; see `introduce_images`.
-    """
-    earlier = render_conversation(history, template, num_images).text if history else ""
-    return earlier + _render_question(question, TEMPLATES[template], len(history), num_images)
-
-
-def _render_question(question: str, parts: Template, index: int, num_images: int) -> str:
-    _check_text("question", question)
-    images = introduce_images(parts.image, num_images, parts.has_overview) if index == 0 else ""
-    return (parts.opening if index == 0 else parts.reopening) + images + question + parts.before_answer
+def render_prompt(
+    history: Sequence[Exchange], question: str, template: TemplateName | ConversationFormat, num_images: int = 1
+) -> str:
+    """Render a conversation up to an open question; see `ConversationFormat.render_prompt`."""
+    return find_template(template).render_prompt(history, question, num_images)
 
 
 def introduce_images(image: str, num_images: int, has_overview: bool = False) -> str:
@@ -178,17 +167,3 @@ def named_images(text: str) -> tuple[int, ...]:
     """Return the images that are named at the beginning of a text, which follows a phrase."""
     names = _IMAGE_NAMES.match(text)
     return () if names is None else tuple(int(number) - 1 for number in re.findall(r"\d+", names[0]))
-
-
-def _check_text(what: str, text: str) -> None:
-    if not text.strip():
-        raise ValueError(f"the {what} is empty")
-    for token in CONTROL_TOKENS:
-        if token in text:
-            raise ValueError(f"the {what} {text!r} contains the control token {token}; remove it from the text")
-
-
-def _shift_span(span: CharSpan, answer: str, start: int) -> CharSpan:
-    if not 0 <= span.start < span.end <= len(answer):
-        raise ValueError(f"the span {span.start}:{span.end} lies outside of the answer {answer!r}")
-    return CharSpan(span.start + start, span.end + start)

@@ -9,6 +9,7 @@ SAM: the longest side is resized to the input size (PIL bilinear, as in segment-
 are normalised with SAM's statistics, and the bottom and the right are padded with zeros.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -16,9 +17,12 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
-from plum.config import Fit, ModelConfig, usual_fit
-from plum.structures import IGNORE_INDEX, ImageFrame
+from plum.config import Fit, HfBackboneConfig, ModelConfig, usual_fit
+from plum.inputs.encoding import ImageSlot
+from plum.inputs.stock_inputs import StockInputs
+from plum.structures import IGNORE_INDEX, ImageFrame, Pixels, StockPixels
 
 cv2.setNumThreads(0)  # loaders run one process per core already
 
@@ -30,11 +34,17 @@ SAM_STD = (58.395, 57.12, 57.375)
 
 @dataclass(frozen=True)
 class ImageInputs:
-    """One image for both towers, float32: clip_pixels [3, p, p]; sam_pixels [3, P, P], or None if SAM is not run."""
+    """One image for backbone and SAM.
 
-    clip_pixels: Tensor
+    clip_pixels: float32 [3, p, p] (LLaVA), or the arguments of a stock model's image encoder
+    sam_pixels: float32 [3, P, P], or None if SAM is not run
+    slot: what takes the image's place in a conversation's tokens; None: the same for every image of the model
+    """
+
+    clip_pixels: Tensor | Mapping[str, Tensor]
     sam_pixels: Tensor | None
     frame: ImageFrame
+    slot: ImageSlot | None = None
 
 
 @dataclass(frozen=True)
@@ -46,12 +56,14 @@ class ImageTransform:
         sam_size: P, side of SAM's input in pixels.
         sam_patch: side of a cell of SAM's embedding grid, in pixels of its input.
         clip_fit: how a non-square image is fitted to CLIP's square (`VisionConfig.fit`).
+        stock: prepares images for a stock model in place of CLIP.
     """
 
     clip_size: int
     sam_size: int
     sam_patch: int
     clip_fit: Fit
+    stock: StockInputs | None = None
 
     def __call__(self, image: np.ndarray, for_sam: bool = True) -> ImageInputs:
         """Transform an image.
@@ -68,7 +80,17 @@ class ImageTransform:
         height, width = image.shape[:2]
         frame = ImageFrame((height, width), resized_size(height, width, self.sam_size))
         sam_pixels = sam_input(image, frame, self.sam_size) if for_sam else None
+        if self.stock is not None:
+            pixels, slot = self.stock.read_image(image)
+            return ImageInputs(pixels, sam_pixels, frame, slot)
         return ImageInputs(clip_input(image, self.clip_size, self.clip_fit), sam_pixels, frame)
+
+    def stack(self, images: Sequence[ImageInputs]) -> Pixels:
+        """Return the backbone's input of images, of which there may be none."""
+        if self.stock is not None:
+            return StockPixels(tuple(dict(image.clip_pixels) for image in images))
+        pixels = [image.clip_pixels for image in images if isinstance(image.clip_pixels, Tensor)]
+        return torch.stack(pixels) if pixels else torch.zeros(0, 3, self.clip_size, self.clip_size)
 
     @property
     def mask_size(self) -> int:
@@ -76,11 +98,18 @@ class ImageTransform:
         return 4 * (self.sam_size // self.sam_patch)
 
 
-def build_image_transform(config: ModelConfig) -> ImageTransform:
-    """Build the image transform that a model is trained with."""
-    vision = config.llava.vision
-    fit = vision.fit or usual_fit(config.llava.conversation)
-    return ImageTransform(vision.image_size, config.sam.image_size, config.sam.patch_size, fit)
+def build_image_transform(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> ImageTransform:
+    """Build the image transform that a model is trained with.
+
+    Args:
+        config: the model.
+        tokenizer: the model's; a stock model's processor needs it.
+    """
+    sam, backbone = config.sam, config.backbone
+    if isinstance(backbone, HfBackboneConfig):
+        return ImageTransform(0, sam.image_size, sam.patch_size, "stretch", StockInputs(backbone, tokenizer))
+    fit = backbone.vision.fit or usual_fit(backbone.conversation)
+    return ImageTransform(backbone.vision.image_size, sam.image_size, sam.patch_size, fit)
 
 
 def resized_size(height: int, width: int, sam_size: int) -> tuple[int, int]:

@@ -20,6 +20,7 @@ _PROBES = (
     "USER: the front wheel ASSISTANT: It is the front wheel.",
     "USER: <image>\nthe wheel and the wheel ASSISTANT: It is the wheel.</s>USER: the front wheel",
 )
+_STOCK_PROBE = "What parts are visible? It is the front wheel, the wheel and the wheel."
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
@@ -71,11 +72,42 @@ def load_tokenizer(folder: Path | str) -> PreTrainedTokenizerBase:
         FileNotFoundError: there is no such folder.
         ValueError: see `check_tokenizer`.
     """
-    if not Path(folder).is_dir():
-        raise FileNotFoundError(f"{folder}: no such tokenizer folder; make one with `python -m plum train-tokenizer`")
-    tokenizer = AutoTokenizer.from_pretrained(str(folder))
+    tokenizer = _read_tokenizer(folder)
     check_tokenizer(tokenizer, str(folder))
     return tokenizer
+
+
+def load_stock_tokenizer(folder: Path | str, chat_template: str | None = None) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a stock model, with its chat template; padding falls back to the end token.
+
+    Args:
+        folder: holds its files.
+        chat_template: what it takes if its files have none; some checkpoints keep the template with the processor.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: it has no fast backend or no chat template, or its offsets are useless; see `check_tokenizer`.
+    """
+    tokenizer = _read_tokenizer(folder)
+    if not tokenizer.is_fast:
+        raise ValueError(f"{folder}: the tokenizer has no fast backend and so no character offsets; {_CURE}")
+    if tokenizer.chat_template is None:
+        tokenizer.chat_template = chat_template
+    if tokenizer.chat_template is None:
+        raise ValueError(
+            f"{folder}: the tokenizer has no chat template, so the model's conversation format is unknown; use the "
+            "instruction-tuned variant, or put its chat_template.jinja into the folder"
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    _check_offsets(tokenizer, _STOCK_PROBE, str(folder))
+    return tokenizer
+
+
+def _read_tokenizer(folder: Path | str) -> PreTrainedTokenizerBase:
+    if not Path(folder).is_dir():
+        raise FileNotFoundError(f"{folder}: no such tokenizer folder; make one with `python -m plum train-tokenizer`")
+    return AutoTokenizer.from_pretrained(str(folder))
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, where: str) -> None:

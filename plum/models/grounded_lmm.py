@@ -1,4 +1,4 @@
-"""A grounded language model: LLaVA answers, spans of the answer become queries, SAM turns queries into masks.
+"""A grounded language model: a backbone answers, spans of the answer become queries, SAM turns queries into masks.
 
 One forward pass serves training and evaluation of every system; each stage can also be called alone (paper, section 4,
 figure 3). Systems differ in the components they pass in: the query projection, a tagger or none, a SAM, a feedback loop
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from plum.config import ModelConfig
-from plum.models.backbones.llava import LlavaBackbone
+from plum.models.backbones.backbone import Backbone
 from plum.models.heads.crf import number_runs
 from plum.models.heads.mask_feedback import EncodedMasks, FeedbackContext, MaskFeedback
 from plum.models.heads.query_projection import QueryProjection
@@ -25,6 +25,7 @@ from plum.structures import (
     GroundedOutput,
     ImageFeatures,
     ImageTokens,
+    Pixels,
     SpanBounds,
     TagChain,
 )
@@ -37,7 +38,7 @@ class GroundedLMM(nn.Module):
         self,
         *,
         config: ModelConfig,
-        llava: LlavaBackbone,
+        backbone: Backbone,
         tagger: SpanTagger | None,
         query_projection: QueryProjection,
         sam: SegmentAnything,
@@ -45,11 +46,16 @@ class GroundedLMM(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
-        self.llava = llava
+        self.llava = backbone  # named as in saved models, whatever the backbone
         self.tagger = tagger
         self.query_projection = query_projection
         self.sam = sam
         self.feedback = feedback
+
+    @property
+    def backbone(self) -> Backbone:
+        """The language model that sees images."""
+        return self.llava
 
     @property
     def prompt_dim(self) -> int:
@@ -59,7 +65,7 @@ class GroundedLMM(nn.Module):
     @property
     def weights_name(self) -> str:
         """Where the weights come from, for messages."""
-        return self.llava.weights_name
+        return self.backbone.weights_name
 
     def forward(self, batch: Batch, with_teacher: bool, sam_embeddings: Tensor | None = None) -> GroundedOutput:
         """Run every stage on a collated batch, with the batch's own spans.
@@ -71,25 +77,25 @@ class GroundedLMM(nn.Module):
         """
         images = self.encode_images(batch.clip_pixels, batch.sam_pixels, sam_embeddings, batch.sam_rows)
         text = (batch.input_ids, batch.attention_mask, batch.shown, images.tokens)
-        hidden_states = self.llava.shared_hidden_states(*text)
+        hidden_states = self.backbone.shared_hidden_states(*text)
         states, labels = supervised_states(hidden_states, batch.labels)
         is_tagged = batch.tags != IGNORE_INDEX
         where = (batch.shown, images.tokens.values)
         return GroundedOutput(
             hidden_states=hidden_states,
-            token_logits=self.llava.token_logits(states),
+            token_logits=self.backbone.token_logits(states),
             token_labels=labels,
             tag_logits=self.tag(hidden_states, batch.attention_mask, is_tagged, *where),
             tag_labels=batch.tags[is_tagged],
             images=images,
             mask_logits=self.decode_masks(hidden_states, batch.spans, images.embeddings),
-            teacher_states=span_teacher_states(self.llava, batch, images.tokens) if with_teacher else None,
+            teacher_states=span_teacher_states(self.backbone, batch, images.tokens) if with_teacher else None,
             tag_chain=self.tag_chain(is_tagged),
         )
 
     def encode_images(
         self,
-        clip_pixels: Tensor,
+        clip_pixels: Pixels,
         sam_pixels: Tensor,
         sam_embeddings: Tensor | None = None,
         sam_rows: Tensor | None = None,
@@ -97,16 +103,13 @@ class GroundedLMM(nn.Module):
         """Encode B images (B may be 0) with both towers, each image once.
 
         Args:
-            clip_pixels: [B, 3, p, p], normalised for CLIP.
+            clip_pixels: B images for the backbone.
             sam_pixels: [U, 3, P, P], normalised for SAM, padded bottom and right.
             sam_embeddings: [B, C, h, w], if known already.
             sam_rows: [U], rows of the images that SAM encodes; the other embeddings are zeros. None: all images.
         """
         like = next(self.query_projection.parameters())
-        if len(clip_pixels) == 0:
-            tokens = ImageTokens(like.new_zeros(0, self.llava.num_image_tokens, self.query_projection.hidden_size))
-        else:
-            tokens = self.llava.encode_images(clip_pixels)
+        tokens = self.backbone.encode_images(clip_pixels) if len(clip_pixels) else self.backbone.no_images()
         if sam_embeddings is not None:
             return ImageFeatures(tokens, sam_embeddings)
         if len(sam_pixels) == 0:
@@ -120,12 +123,12 @@ class GroundedLMM(nn.Module):
     def hidden_states(
         self, input_ids: Tensor, attention_mask: Tensor, shown: ConversationImages, image_tokens: ImageTokens
     ) -> Tensor:
-        """Return the language model's states [N, T, D]; see `LlavaBackbone.hidden_states`."""
-        return self.llava.hidden_states(input_ids, attention_mask, shown, image_tokens)
+        """Return the language model's states [N, T, D]; see `Backbone.hidden_states`."""
+        return self.backbone.hidden_states(input_ids, attention_mask, shown, image_tokens)
 
     def token_logits(self, states: Tensor) -> Tensor:
         """Return next-token logits [..., V] of states [..., D]."""
-        return self.llava.token_logits(states)
+        return self.backbone.token_logits(states)
 
     def tag(
         self,
@@ -172,8 +175,8 @@ class GroundedLMM(nn.Module):
         image_tokens: ImageTokens,
         max_new_tokens: int,
     ) -> Tensor:
-        """Continue prompts greedily; see `LlavaBackbone.generate`. Returns token ids [N, up to max_new_tokens]."""
-        return self.llava.generate(input_ids, attention_mask, shown, image_tokens, max_new_tokens)
+        """Continue prompts greedily; see `Backbone.generate`. Returns token ids [N, up to max_new_tokens]."""
+        return self.backbone.generate(input_ids, attention_mask, shown, image_tokens, max_new_tokens)
 
     def decode_masks(self, hidden_states: Tensor, spans: SpanBounds, image_embeddings: Tensor) -> Tensor:
         """Decode one mask per span, in reading order within each conversation, feeding back earlier masks.
@@ -273,8 +276,8 @@ class GroundedLMM(nn.Module):
         return self.sam.decode_masks(image_embeddings, queries, dense, position)
 
     def enable_gradient_checkpointing(self) -> None:
-        """Recompute LLaVA's layer activations in the backward pass instead of keeping them."""
-        self.llava.enable_gradient_checkpointing()
+        """Recompute the backbone's layer activations in the backward pass instead of keeping them."""
+        self.backbone.enable_gradient_checkpointing()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "GroundedLMM":
         """Move or cast as nn.Module does, but never round floating-point buffers.

@@ -28,14 +28,24 @@ COMPONENT_PREFIXES = (
     ("feedback.encoder.", "feedback.film"),
     ("feedback.pooler.", "feedback.pooling"),
 )
-LLAVA_PARTS = (
+BACKBONE_PARTS = (
     ("lora_", "llava.lora"),
+    ("visual.merger.", "llava.projector"),
+    ("visual.deepstack_merger_list.", "llava.projector"),
+    ("visual.", "llava.vision_tower"),
     ("vision_tower.", "llava.vision_tower"),
+    ("vision_model.", "llava.vision_tower"),
     ("multi_modal_projector.", "llava.projector"),
+    ("connector.", "llava.projector"),
+    ("image_newline", "llava.projector"),
     ("embed_tokens.", "llava.embeddings"),
     ("lm_head.", "llava.embeddings"),
     ("language_model.", "llava.language_model"),
+    ("text_model.", "llava.language_model"),
 )
+"""Part of a backbone's parameter name -> component. Components are named after LLaVA's parts whatever the backbone, as
+saved models and runs name them; LLaVA itself has the names without `visual`, `vision_model`, `connector` and
+`text_model`."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +69,7 @@ def component_of(name: str) -> str:
         if name.startswith(prefix):
             return component
     if name.startswith("llava."):
-        for part, component in LLAVA_PARTS:
+        for part, component in BACKBONE_PARTS:
             if part in name:
                 return component
     raise KeyError(f"parameter {name!r} belongs to no known component")

@@ -113,14 +113,14 @@ def tiny_calico_config(
         correspondence=CorrespondenceConfig(num_heads=2),
         adaptation=AdaptationConfig(num_modules=1),
     )
-    vision = replace(config.llava.vision, num_query_tokens=None if calico.qformer is None else 3)
+    vision = replace(config.of_llava.vision, num_query_tokens=None if calico.qformer is None else 3)
     return replace(
         config,
         system="calico",
         calico=calico,
         tagger=None,
         seg_token=SegTokenConfig(),
-        llava=replace(config.llava, vision=vision, projector="linear"),
+        llava=replace(config.of_llava, vision=vision, projector="linear"),
     )
 
 
@@ -140,7 +140,7 @@ def tiny_batch(
             20 + 2 i by 32 pixels.
     """
     pictured = [row for row, count in enumerate(spans_of_conversations) if count != TEXT_ONLY]
-    num_patches, vocab_size = config.llava.vision.num_image_tokens, config.llava.language.vocab_size
+    num_patches, vocab_size = config.of_llava.vision.num_image_tokens, config.language.vocab_size
     length = 1 + num_patches + PROMPT_LENGTH + ANSWER_LENGTH
     answer = slice(length - ANSWER_LENGTH, length)
     shape = (len(spans_of_conversations), length)
@@ -158,7 +158,7 @@ def tiny_batch(
     for image, rows in enumerate(images):
         image_index[rows] = image
     frames = tuple(ImageFrame((20 + 2 * i, 32), (20 + 2 * i, 32)) for i in range(len(images)))
-    clip_side, sam_side = config.llava.vision.image_size, config.sam.image_size
+    clip_side, sam_side = config.of_llava.vision.image_size, config.sam.image_size
     grid = sam_side // config.sam.patch_size
     return Batch(
         sample_ids=tuple(f"tiny-{row}" for row in range(shape[0])),

@@ -36,10 +36,14 @@ def allocate_parameters(module: nn.Module, dtype: torch.dtype, device: torch.dev
         device: device of the new parameters.
     """
     fixed = {owner for one in module.modules() if isinstance(one, NeverRounded) for owner in one.modules()}
+    allocated: dict[nn.Parameter, nn.Parameter] = {}  # tied parameters stay one
     for owner in module.modules():
         for name, parameter in owner.named_parameters(recurse=False):
             if parameter.is_meta:
-                setattr(owner, name, _allocated(parameter, parameter.dtype if owner in fixed else dtype, device))
+                if parameter not in allocated:
+                    kept = parameter.dtype if owner in fixed else dtype
+                    allocated[parameter] = _allocated(parameter, kept, device)
+                setattr(owner, name, allocated[parameter])
 
 
 def _allocated(parameter: nn.Parameter, dtype: torch.dtype, device: torch.device | str) -> nn.Parameter:

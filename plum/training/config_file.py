@@ -131,7 +131,7 @@ def check_losses(config: TrainConfig) -> None:
                 "answers: set losses.bio_scope to 'answer'"
             )
     reads_again = model.calico is not None and model.calico.adaptation is not None
-    if config.part_pretext is not None and model.llava.vision.num_query_tokens is not None and not reads_again:
+    if config.part_pretext is not None and model.of_llava.vision.num_query_tokens is not None and not reads_again:
         raise ValueError(
             "part_pretext classifies what is read of an image by its place, and the tokens of a Q-Former "
             "(model.llava.vision.num_query_tokens) have none: set part_pretext to null, or give the model adaptation "

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from plum.checkpoints.model_config_io import describe_differences, read_model_config
 from plum.checkpoints.store import HEAD_PREFIX, has_heads, has_projector, is_projector, saved_tensors
 from plum.checkpoints.weights import copy_tensors
-from plum.config import CalicoConfig, ModelConfig, Quantization, SpecialTokensConfig, with_fit
+from plum.config import CalicoConfig, LlavaConfig, ModelConfig, Quantization, SpecialTokensConfig, with_fit
 from plum.models.backbones.lora import is_adapter, name_without_adapters, reset_adapters
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.systems.registry import build_model
@@ -59,9 +59,10 @@ class InitialisedModel:
 
 def with_fit_of(config: ModelConfig, init_from: str | None) -> ModelConfig:
     """Return a run's architecture with `llava.vision.fit` set: its own, or else that of the model it starts from."""
-    if init_from is None or config.llava.vision.fit is not None:
+    if init_from is None or config.llava is None or config.llava.vision.fit is not None:
         return with_fit(config)
-    return with_fit(config, read_model_config(Path(init_from)).llava.vision.fit)
+    saved = read_model_config(Path(init_from)).llava
+    return with_fit(config, None if saved is None else saved.vision.fit)
 
 
 def build_from(
@@ -158,15 +159,10 @@ def require_same_backbone(own: ModelConfig, folder: str) -> None:
     """
     saved = read_model_config(Path(folder))
     own = with_fit_of(own, folder)
-    own_inputs, saved_inputs = ((one.llava.conversation, one.llava.vision.fit) for one in (own, saved))
-    if own_inputs != saved_inputs and not has_heads(folder):
-        vision = replace(own.llava.vision, fit=saved.llava.vision.fit)
-        own = replace(own, llava=replace(own.llava, vision=vision, conversation=saved.llava.conversation))
     if not has_heads(folder):
         own = replace(own, sam=replace(own.sam, position_dtype=saved.sam.position_dtype))
-    vision = own.llava.vision
-    if own.calico is not None and own.calico.qformer is None:  # the Q-Former is left behind, and its number of tokens
-        vision = replace(vision, num_query_tokens=saved.llava.vision.num_query_tokens)
+    if own.llava is not None and saved.llava is not None:
+        own = replace(own, llava=_llava_alike(own, saved.llava, is_base=not has_heads(folder)))
     neutral = replace(
         own,
         system=saved.system,
@@ -175,8 +171,9 @@ def require_same_backbone(own: ModelConfig, folder: str) -> None:
         feedback=saved.feedback,
         lora=saved.lora,
         calico=_calico_alike(own.calico, saved.calico),
-        llava=replace(own.llava, vision=vision, special_tokens=_suppressed_alike(own, saved)),
     )
+    if type(own.backbone) is type(saved.backbone):
+        neutral = neutral.with_backbone(replace(own.backbone, special_tokens=_suppressed_alike(own, saved)))
     if differences := describe_differences(saved, neutral):
         raise ValueError(
             f"{folder} differs from this run's model in (key: saved, this run's) {'; '.join(differences)}; copy the "
@@ -186,6 +183,17 @@ def require_same_backbone(own: ModelConfig, folder: str) -> None:
         raise ValueError(
             f"{folder} has adapters {saved.lora}, but this run has {own.lora}; merge them first: python -m plum export"
         )
+
+
+def _llava_alike(own: ModelConfig, saved: LlavaConfig, is_base: bool) -> LlavaConfig:
+    """Return the run's LLaVA with the saved one's values of what the run may choose."""
+    llava = own.of_llava
+    if is_base:
+        vision = replace(llava.vision, fit=saved.vision.fit)
+        llava = replace(llava, vision=vision, conversation=saved.conversation)
+    if own.calico is not None and own.calico.qformer is None:  # the Q-Former is left behind, and its number of tokens
+        llava = replace(llava, vision=replace(llava.vision, num_query_tokens=saved.vision.num_query_tokens))
+    return llava
 
 
 def _calico_alike(own: CalicoConfig | None, saved: CalicoConfig | None) -> CalicoConfig | None:
@@ -200,7 +208,7 @@ def _calico_alike(own: CalicoConfig | None, saved: CalicoConfig | None) -> Calic
 
 def _suppressed_alike(own: ModelConfig, saved: ModelConfig) -> SpecialTokensConfig | None:
     """Return the run's special tokens with the saved model's list of ids that are not text."""
-    tokens, others = own.llava.special_tokens, saved.llava.special_tokens
+    tokens, others = own.backbone.special_tokens, saved.backbone.special_tokens
     return tokens if tokens is None or others is None else replace(tokens, suppressed=others.suppressed)
 
 

@@ -279,7 +279,7 @@ def _require_trained_rows(config: TrainConfig, added: Sequence[str]) -> None:
     if added and not config.trainable.embeddings and config.trainable.language_model != "full":
         raise ValueError(
             f"the run adds {', '.join(added)} to the vocabulary (model.system {config.model.system}, "
-            f"model.llava.conversation {config.model.llava.conversation}), so their rows must be trained: set "
+            f"model.llava.conversation {config.model.of_llava.conversation}), so their rows must be trained: set "
             "trainable.embeddings and model.lora.train_embeddings to true, or choose a template without <im_start>"
         )
 
@@ -290,8 +290,8 @@ def build_objective(
     """Return the model with its losses, and with the part pretext if the configuration has one."""
     if config.part_pretext is None:
         return Objective(model, config.losses, sam_features=sam_features)
-    llava = config.model.llava
-    width = llava.vision.hidden_size if model.llava.reads_images_again else llava.language.hidden_size
+    llava = config.model.of_llava
+    width = llava.vision.hidden_size if model.backbone.reads_images_again else llava.language.hidden_size
     pretext = PartPretext(model.prompt_dim, width, class_pixels)
     return Objective(model, config.losses, pretext, config.part_pretext, sam_features)
 

@@ -388,12 +388,14 @@ def _complete_fit(recorded: dict[str, typing.Any], own: ModelConfig, is_from_scr
 
     A configuration that leaves the fit open gets it from `init_from`, which the run started from, too: it is the same.
     """
+    if own.llava is None:
+        return
     vision = recorded["model"]["llava"]["vision"]
     if "fit" in vision:
         return
     earlier = earlier_fit(recorded["model"]["llava"]["conversation"])
-    fit = (with_fit(own) if is_from_scratch else own).llava.vision.fit
-    vision["fit"] = own.llava.vision.fit if fit in (None, earlier) else earlier
+    fit = (with_fit(own) if is_from_scratch else own).of_llava.vision.fit
+    vision["fit"] = own.of_llava.vision.fit if fit in (None, earlier) else earlier
 
 
 def _with_defaults(recorded: object, declared: object) -> object:

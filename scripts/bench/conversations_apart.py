@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from plum.models.backbones.llava import LlavaBackbone
+from plum.models.backbones.backbone import Backbone
 from plum.models.backbones.shared_beginnings import lay_out
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.heads.teacher import span_teacher_states
@@ -33,10 +33,10 @@ class LanguageStep:
         self.model = model
         self.batch = batch
         with torch.no_grad():
-            for name, parameter in model.llava.named_parameters():
+            for name, parameter in model.backbone.named_parameters():
                 if "lora_B" in name:  # zero at the start
                     parameter.normal_(std=0.02)
-            self.image_tokens = model.llava.encode_images(batch.clip_pixels)
+            self.image_tokens = model.backbone.encode_images(batch.clip_pixels)
         width = self.image_tokens.values.shape[-1]
         self.gradient = torch.randn(*batch.input_ids.shape, width, device=batch.input_ids.device)
         self.gradient *= batch.attention_mask[..., None]
@@ -44,26 +44,26 @@ class LanguageStep:
     def student(self, way: Way) -> Tensor:
         """States [N, T, D] of all tokens, with a graph; of padding zeros."""
         batch = self.batch
-        with _arranged(self.model.llava, way):
-            states = self.model.llava.shared_hidden_states(
+        with _arranged(self.model.backbone, way):
+            states = self.model.backbone.shared_hidden_states(
                 batch.input_ids, batch.attention_mask, batch.shown, self.image_tokens
             )
         return states * batch.attention_mask[..., None]
 
     def gradients(self, states: Tensor) -> list[Tensor]:
         """Gradients of the language model's trained tensors."""
-        trained = [parameter for parameter in self.model.llava.parameters() if parameter.requires_grad]
+        trained = [parameter for parameter in self.model.backbone.parameters() if parameter.requires_grad]
         found = torch.autograd.grad((states * self.gradient).sum(), trained, allow_unused=True)
         return [gradient for gradient in found if gradient is not None]
 
     def teacher(self, way: Way) -> Tensor:
         """States [N, T, D] with the adapters off, of what comes before the end of a span."""
-        with _arranged(self.model.llava, way):
-            return span_teacher_states(self.model.llava, self.batch, self.image_tokens)
+        with _arranged(self.model.backbone, way):
+            return span_teacher_states(self.model.backbone, self.batch, self.image_tokens)
 
     def count_tokens(self) -> dict[str, int]:
         """Tokens of the student: as the conversations hold them, and as they are run."""
-        batch, tokens = self.batch, self.model.llava.special_tokens
+        batch, tokens = self.batch, self.model.backbone.special_tokens
         layout = lay_out(batch.input_ids, batch.attention_mask, batch.shown, tokens.image, tokens.pad)
         return {
             "tokens": int(batch.attention_mask.sum()),
@@ -73,11 +73,11 @@ class LanguageStep:
 
 
 @contextmanager
-def _arranged(llava: LlavaBackbone, way: Way) -> Iterator[None]:
+def _arranged(backbone: Backbone, way: Way) -> Iterator[None]:
     """Let whatever asks for shared states get those of conversations apart, or not."""
     if way == "apart":
-        llava.shared_hidden_states = llava.hidden_states  # type: ignore[method-assign]
+        backbone.shared_hidden_states = backbone.hidden_states  # type: ignore[method-assign]
     try:
         yield
     finally:
-        vars(llava).pop("shared_hidden_states", None)
+        vars(backbone).pop("shared_hidden_states", None)

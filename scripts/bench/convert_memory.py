@@ -67,8 +67,8 @@ def lisa_config(language: LanguageConfig) -> ModelConfig:
         special_tokens=SpecialTokensConfig(image=0, pad=0, eos=2),
     )
     return ModelConfig(
-        llava,
-        SamConfig(),
+        llava=llava,
+        sam=SamConfig(),
         tagger=None,
         feedback=FeedbackConfig(is_enabled=False),
         lora=None,
@@ -124,7 +124,7 @@ def write_source(folder: Path, config: ModelConfig, num_shards: int) -> None:
         write_sparse(folder / file, shard, "BF16")
         weight_map |= dict.fromkeys(shard, file)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
-    language = config.llava.language
+    language = config.language
     content = {
         "architectures": ["LISAForCausalLM"],
         "model_type": "llava",
@@ -162,7 +162,7 @@ def write_clip(folder: Path, config: ModelConfig) -> None:
     }
     prefix = "" if any(name.startswith("vision_model.") for name in shapes) else "vision_model."
     write_sparse(folder / "model.safetensors", {prefix + name: shape for name, shape in shapes.items()}, "F32")
-    vision = config.llava.vision
+    vision = config.of_llava.vision
     content = {
         "model_type": "clip_vision_model",
         "image_size": vision.image_size,

@@ -30,7 +30,7 @@ def time_decoding(world: EvaluationWorld) -> dict[str, object]:
     question = max(world.questions, key=lambda question: len(question.correct_choice.part_spans))
     image = load_image(question.image_path, question.height, question.width)
     choice, turns = question.correct_choice, (Turn(Role.USER, question.text),)
-    forced = predictor.answers.forced(turns, choice.text, choice.part_spans)
+    forced = predictor.answers.forced(predictor.slots((image,)), turns, choice.text, choice.part_spans)
     predictor.images.embeddings([predictor.images.find(image)])
     seconds = {"llm_forward": _median_seconds(predictor, lambda: predictor.score_rows(image, turns, [choice.text]))}
     states = predictor.score_rows(image, turns, [choice.text])[0]

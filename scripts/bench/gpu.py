@@ -150,7 +150,7 @@ def bytes_moved(run: BenchRun) -> float:
 
 def doctor_estimate(config: TrainConfig, batches: list[Batch]) -> int:
     """Peak that the doctor estimates for micro-batches like these."""
-    patches = config.model.llava.vision.num_image_tokens
+    patches = config.model.of_llava.vision.num_image_tokens
     spans = [len(one.spans) / max(1, len(one.spans.conversation.unique())) for one in batches]
     assumptions = Assumptions(
         text_tokens=max(one.input_ids.shape[1] for one in batches) - patches,

@@ -55,7 +55,7 @@ def make_inputs(
     places = [(n, 8 + (TOKENS_OF_SPAN + 1) * k) for n, count in enumerate(spans) for k in range(count)]
     conversation, start = torch.tensor(places).T.contiguous()
     count, padded = len(spans), config.sam.image_size
-    states = torch.randn(count, length, config.llava.language.hidden_size, generator=generator)
+    states = torch.randn(count, length, config.language.hidden_size, generator=generator)
     embeddings = torch.randn(count, config.sam.prompt_dim, side, side, generator=generator)
     ids = torch.zeros(count, length, dtype=torch.long)
     batch = Batch(

@@ -28,10 +28,10 @@ from partonomy.progress import counted, progress
 from plum.data.build import build_mixture
 from plum.data.mixture import MixtureDataset
 from plum.data.sources.base import longest_text
-from plum.inputs.encoding import ConversationEncoder
+from plum.inputs.conversation import IMAGE_TOKEN
+from plum.inputs.encoding import ConversationEncoder, token_id
 from plum.inputs.tokenizer import load_tokenizer
 from plum.models.backbones.shared_beginnings import PADDING, lay_out
-from plum.models.systems.special_tokens import read_special_tokens
 from plum.structures import ConversationImages, Exchange, Sample
 from scripts.bench.sizes import draw_data, training_config
 
@@ -79,7 +79,7 @@ def main(batch: int = 8, group: int = 48, samples: int = 960, images: int = 200,
     with tempfile.TemporaryDirectory() as folder:
         draw_data(Path(folder), images, 64)
         tokenizer = load_tokenizer(Path(folder) / "tokenizer")
-        image_token = read_special_tokens(tokenizer).image
+        image_token = token_id(tokenizer, IMAGE_TOKEN)
         print(f"{'mixture':<34}{'padding':>10}{'grouped':>10}{'repeated':>10}{'passes':>10}")
         for name, stage, image_tokens, per_image, has_dialogues in (
             ("stage 0, tiny", 0, 36, 1, False),

@@ -47,7 +47,7 @@ def training_config(size: Size, stage: int, data: Path) -> TrainConfig:
 def small_model(full: ModelConfig) -> ModelConfig:
     """Return a full-size model with fewer and narrower layers: same tokens, same decoder, a quarter of the grid."""
     language = replace(
-        full.llava.language,
+        full.language,
         vocab_size=1024,
         hidden_size=512,
         intermediate_size=1376,
@@ -59,7 +59,7 @@ def small_model(full: ModelConfig) -> ModelConfig:
         image_size=224, patch_size=14, hidden_size=256, intermediate_size=1024, num_layers=4, num_heads=4
     )
     sam = SamConfig(image_size=512, encoder_dim=384, encoder_depth=6, encoder_heads=6, encoder_global_blocks=(2, 5))
-    return replace(full, llava=replace(full.llava, language=language, vision=vision), sam=sam)
+    return replace(full, llava=replace(full.of_llava, language=language, vision=vision), sam=sam)
 
 
 def draw_data(folder: Path, images: int, image_size: int) -> None:
@@ -82,7 +82,7 @@ def draw_data(folder: Path, images: int, image_size: int) -> None:
 
 def only_mask_branch(config: ModelConfig) -> ModelConfig:
     """Return the model with towers and language model of one layer: the mask branch does not use them."""
-    llava = config.llava
+    llava = config.of_llava
     return replace(
         config,
         llava=replace(

@@ -163,7 +163,7 @@ def test_confidence_is_the_mean_probability_of_a_phrase(monkeypatch: pytest.Monk
         model = train(name).model
         found = predict(model, monkeypatch, make_image(0, 24, 32))
         predictor = Predictor(model, byte_level(), model.config)
-        row = predictor.answers.own(1, QUESTION, ANSWER)
+        row = predictor.answers.own([predictor.encoder.slot()], QUESTION, ANSWER)
         states, images = (
             predictor._hidden_states([make_image(0, 24, 32)], [row]),
             predictor._image_tokens([make_image(0, 24, 32)]).values,
@@ -176,7 +176,7 @@ def test_confidence_is_the_mean_probability_of_a_phrase(monkeypatch: pytest.Monk
             assert logits is not None
             probabilities = predict_classes(logits, model.tag_chain(is_answer)).probabilities
         offset = row.answers[-1].start
-        spans = predictor.answers.forced(QUESTION, ANSWER, SPANS).spans
+        spans = predictor.answers.forced([predictor.encoder.slot()], QUESTION, ANSWER, SPANS).spans
         expected = [float(probabilities[one.start - offset : one.end - offset].mean()) for one in spans]
         assert found.tag_confidences == pytest.approx(expected, abs=1e-5)
 

@@ -218,7 +218,7 @@ def write_conversion(
 
 def own_tensors(parts: Sequence[Part], config: ModelConfig) -> Iterator[tuple[str, Tensor]]:
     """Yield every tensor under our name, file by file; embeddings get the rows that `config` has."""
-    num_rows = config.llava.language.vocab_size
+    num_rows = config.language.vocab_size
     for part in parts:
         for path in part.files.files:
             with open_weights(path) as file:
@@ -235,7 +235,7 @@ def own_tensors(parts: Sequence[Part], config: ModelConfig) -> Iterator[tuple[st
                         yield from zip(pieces, tensor.chunk(len(pieces)), strict=True)
                     else:
                         yield own, tensor[0] if own in part.unbatched else tensor
-                    if config.llava.projector == "linear" and own == f"{OWN_PROJECTOR}linear_1.bias":
+                    if config.of_llava.projector == "linear" and own == f"{OWN_PROJECTOR}linear_1.bias":
                         yield from _identity(len(tensor), tensor.dtype)
 
 
@@ -252,10 +252,10 @@ def _identity(size: int, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
 
 def grow_vocabulary(config: ModelConfig, num_tokens: int) -> ModelConfig:
     """Return the configuration with enough embedding rows for a tokenizer."""
-    num_rows = config.llava.language.vocab_size
+    num_rows = config.language.vocab_size
     grown = num_rows if num_tokens <= num_rows else -(-num_tokens // ROW_MULTIPLE) * ROW_MULTIPLE
-    language = replace(config.llava.language, vocab_size=grown)
-    return replace(config, llava=replace(config.llava, language=language))
+    language = replace(config.language, vocab_size=grown)
+    return replace(config, llava=replace(config.of_llava, language=language))
 
 
 def vocabulary_notes(tokenizer: SourceTokenizer, num_rows: int, grown: int) -> tuple[str, ...]:

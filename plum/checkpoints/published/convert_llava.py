@@ -106,9 +106,9 @@ def _make_plan(request: ConversionRequest) -> ConversionPlan:
         f"Conversation template: {conversation} ({reason})",
         f"CLIP's square: {fit} ({fit_reason})",
         *describe_dropped(layout.reason_to_drop(name) for name in names),
-        *vocabulary_notes(tokenizer, num_rows, config.llava.language.vocab_size),
+        *vocabulary_notes(tokenizer, num_rows, config.language.vocab_size),
     )
-    grown = _expected_shapes(config.llava, config.sam)
+    grown = _expected_shapes(config.of_llava, config.sam)
     return ConversionPlan(parts, config, grown, tokenizer, notes, _card(request, notes))
 
 
@@ -125,12 +125,12 @@ def _expected_shapes(llava: LlavaConfig, sam: SamConfig) -> dict[str, tuple[int,
 
 def _require_same(config: ModelConfig, expected: ModelConfig) -> None:
     """Compare with a run's configuration; heads, adapters, token ids, template and fit are the run's own."""
-    own = config.llava
+    own = config.of_llava
     llava = replace(
-        expected.llava,
+        expected.of_llava,
         special_tokens=own.special_tokens,
         conversation=own.conversation,
-        vision=replace(expected.llava.vision, fit=own.vision.fit),
+        vision=replace(expected.of_llava.vision, fit=own.vision.fit),
     )
     neutral = replace(
         expected,

@@ -127,13 +127,13 @@ def _make_plan(request: SystemRequest) -> ConversionPlan:
         f"SAM: {variant_name(config.sam)}, {config.sam.image_size} px, {sam_note}",
         f"SAM's positional encoding: {config.sam.position_dtype} (the authors' code computes it in its model's dtype, "
         "usually bfloat16; --position_dtype)",
-        f"Conversation template: {config.llava.conversation}; CLIP's square: {llava.vision.fit} (its training's)",
+        f"Conversation template: {config.of_llava.conversation}; CLIP's square: {llava.vision.fit} (its training's)",
         *_adapter_notes(adapters, request.lora_alpha),
         *_target_notes(config, request.targets),
         *_tagger_notes(config),
         *_tokenizer_notes(system, tokenizer),
         *_dropped_notes(system, names),
-        *vocabulary_notes(tokenizer, num_rows, config.llava.language.vocab_size),
+        *vocabulary_notes(tokenizer, num_rows, config.language.vocab_size),
     )
     return ConversionPlan(parts, config, _shapes_of(config, towers), tokenizer, notes, _card(request, notes))
 
@@ -301,8 +301,8 @@ def _model_config(
     no_feedback = FeedbackConfig(is_enabled=False)
     if towers.blip is not None:
         return ModelConfig(
-            llava,
-            sam,
+            llava=llava,
+            sam=sam,
             tagger=None,
             feedback=no_feedback,
             lora=None,
@@ -319,7 +319,7 @@ def _model_config(
         targets = request.targets or ("single" if system.name == "LISA" else "many")
         marks = SegTokenConfig(targets, system.has_phrase_tags)
         return ModelConfig(
-            llava, sam, tagger=None, feedback=no_feedback, lora=None, system=system.system, seg_token=marks
+            llava=llava, sam=sam, tagger=None, feedback=no_feedback, lora=None, system=system.system, seg_token=marks
         )
     classes = shapes.get("tagger.classifier.weight", (NUM_TAGS,))[0]
     if classes != NUM_TAGS:
@@ -334,7 +334,7 @@ def _model_config(
         order="block_first",
     )
     feedback = FeedbackConfig(position_in="keys_and_values") if request.keeps_feedback else no_feedback
-    return ModelConfig(llava, sam, tagger=tagger, feedback=feedback, lora=None, system=system.system)
+    return ModelConfig(llava=llava, sam=sam, tagger=tagger, feedback=feedback, lora=None, system=system.system)
 
 
 def _sam_config(request: SystemRequest, shapes: Mapping[str, tuple[int, ...]]) -> SamConfig:
@@ -360,7 +360,7 @@ def _require_model(
 ) -> None:
     """Compare every checkpoint with the model of its own sizes."""
     expected = _shapes_of(config, towers)
-    if config.llava.projector == "linear":
+    if config.of_llava.projector == "linear":
         expected = {name: shape for name, shape in expected.items() if not is_identity(name)}
     require_parts(parts, expected)
     for own, adapter in parts[0].adapters.items():

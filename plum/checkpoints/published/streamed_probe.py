@@ -23,14 +23,14 @@ def probe_logits(weights: Weights) -> Tensor:
     model = empty_model(weights.config)
     _stream_weights(model, weights)
     input_ids = _probe_text(model)
-    no_images = ImageTokens(torch.zeros(0, model.llava.num_image_tokens, model.config.llava.language.hidden_size))
+    no_images = ImageTokens(torch.zeros(0, 0, model.config.language.hidden_size))
     shown = ConversationImages.no_image(1, input_ids.device)
     states = model.hidden_states(input_ids, torch.ones_like(input_ids), shown, no_images)
     return model.token_logits(states[0]).float().nan_to_num(neginf=0.0)
 
 
 def _probe_text(model: GroundedLMM) -> Tensor:
-    tokens, vocab_size = model.llava.special_tokens, model.config.llava.language.vocab_size
+    tokens, vocab_size = model.backbone.special_tokens, model.config.language.vocab_size
     stride = max(1, vocab_size // (4 * PROBE_LENGTH))
     silent = {tokens.image, tokens.pad, *tokens.suppressed}
     ordinary = [token for token in range(0, vocab_size, stride) if token not in silent]

@@ -42,12 +42,13 @@ from plum.config import (
     VisionConfig,
 )
 from plum.inputs.image_transforms import CLIP_MEAN, CLIP_STD
-from plum.models.backbones.llava import Injection, LlavaBackbone, require_prompt_ends, stock_config
+from plum.models.backbones.backbone import Injection, require_prompt_ends
+from plum.models.backbones.llava import LlavaBackbone, stock_config
 from plum.models.backbones.lora import add_adapters
 from plum.models.backbones.quantization import quantize_language_model
 from plum.models.frozen import NeverRounded, grad_if_trainable
 from plum.models.weightless import without_weights
-from plum.structures import TEXT_ONLY, ConversationImages, ImageTokens
+from plum.structures import TEXT_ONLY, ConversationImages, ImageTokens, Pixels
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -239,8 +240,10 @@ class CalicoBackbone(LlavaBackbone):
             for module in adaptation.of_layer.values()
         )
 
-    def encode_images(self, clip_pixels: Tensor) -> ImageTokens:
+    def encode_images(self, pixels: Pixels) -> ImageTokens:
         """Encode normalised images [B, 3, p, p]: I^0 [B, n, D], and with adaptation modules X'_global [B, S, E]."""
+        assert isinstance(pixels, Tensor), "EVA-CLIP's square input"
+        clip_pixels = pixels
         tower, projector = self.stock.model.vision_tower, self.stock.model.multi_modal_projector
         reader = self.qformer or self.patch_projection
         assert reader is not None, "one of the two is always built"
@@ -265,7 +268,7 @@ class CalicoBackbone(LlavaBackbone):
     def find_injection(
         self, input_ids: Tensor, shown: ConversationImages, image_tokens: ImageTokens, starts: Tensor | None = None
     ) -> Injection | None:
-        """Find where the layers read images again; see `LlavaBackbone.find_injection`.
+        """Find where the layers read images again; see `Backbone.find_injection`.
 
         Raises:
             ValueError: `shown` does not say where prompts end, or an image has another number of tokens than all, or

@@ -1,4 +1,4 @@
-"""Low-rank adapters on the language model's attention (paper, Table 6); peft wraps only the inner LLaVA."""
+"""Low-rank adapters on the language model's attention (paper, Table 6); peft wraps only the stock model."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,22 +9,23 @@ from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import ModulesToSaveWrapper
 from torch import nn
-from transformers import LlavaForConditionalGeneration
+from transformers import PreTrainedModel
 
 from plum.config import LoraConfig
 
 
-def add_adapters(llava: LlavaForConditionalGeneration, config: LoraConfig) -> PeftModel:
-    """Wrap a stock LLaVA with new adapters; peft freezes the base.
+def add_adapters(stock: PreTrainedModel, config: LoraConfig, decoder: str = "language_model") -> PeftModel:
+    """Wrap a stock model with new adapters; peft freezes the base.
 
     Args:
-        llava: changed in place: targeted linear layers become LoRA layers.
-        config: targets are matched only in the language model's layers (plain names would also match CLIP's).
+        stock: changed in place: targeted linear layers become LoRA layers.
+        config: targets are matched only in the language model's layers (plain names would also match a tower's).
+        decoder: name of the language model in the stock model.
 
     Raises:
         ValueError: embeddings are to be trained and lm_head is tied to them, or no layer has a target's name.
     """
-    if config.train_embeddings and llava.lm_head.weight is llava.get_input_embeddings().weight:
+    if config.train_embeddings and stock.get_output_embeddings().weight is stock.get_input_embeddings().weight:
         raise ValueError(
             "lora.train_embeddings: lm_head is tied to embed_tokens, so the adapters-off teacher would drift with it; "
             "untie them or set it false"
@@ -33,10 +34,10 @@ def add_adapters(llava: LlavaForConditionalGeneration, config: LoraConfig) -> Pe
         r=config.rank,
         lora_alpha=config.alpha,
         lora_dropout=config.dropout,
-        target_modules=rf".*language_model\.layers\.\d+\..*\.({'|'.join(config.target_modules)})",
+        target_modules=rf".*{decoder}\.layers\.\d+\..*\.({'|'.join(config.target_modules)})",
         modules_to_save=["embed_tokens"] if config.train_embeddings else None,
     )
-    return peft.get_peft_model(llava, settings)
+    return peft.get_peft_model(stock, settings)
 
 
 def reset_adapters(module: nn.Module) -> None:

@@ -10,7 +10,7 @@ from types import ModuleType
 
 import torch
 from torch import nn
-from transformers import LlavaForConditionalGeneration
+from transformers import PreTrainedModel
 
 from plum.config import Quantization
 
@@ -22,11 +22,11 @@ INT8_THRESHOLD = 6.0
 """Activations beyond it are computed in 16 bits (LLM.int8's outliers)."""
 
 
-def quantize_language_model(llava: LlavaForConditionalGeneration, kind: Quantization) -> None:
+def quantize_language_model(stock: PreTrainedModel, kind: Quantization) -> None:
     """Replace the linear layers of the language model's blocks in place; embeddings and lm_head are unchanged.
 
     Args:
-        llava: a model without adapters; peft chooses its layer types by the layers it finds.
+        stock: a model without adapters; peft chooses its layer types by the layers it finds.
         kind: "int8" (LLM.int8) or "nf4" (4 bits, double quantization); "none" changes nothing.
 
     Raises:
@@ -35,13 +35,13 @@ def quantize_language_model(llava: LlavaForConditionalGeneration, kind: Quantiza
     if kind == "none":
         return
     library = _import_bitsandbytes(kind)
-    for block in llava.model.language_model.layers:
+    for block in stock.get_decoder().layers:
         for owner in list(block.modules()):
             for name, layer in list(owner.named_children()):
                 if type(layer) is nn.Linear:
                     setattr(owner, name, _packed_like(layer, kind, library))
     # peft reads this attribute to choose matching adapters.
-    setattr(llava, "is_loaded_in_8bit" if kind == "int8" else "is_loaded_in_4bit", True)
+    setattr(stock, "is_loaded_in_8bit" if kind == "int8" else "is_loaded_in_4bit", True)
 
 
 def _import_bitsandbytes(kind: Quantization) -> ModuleType:

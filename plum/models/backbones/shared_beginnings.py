@@ -50,7 +50,7 @@ def group_rows(lengths: Sequence[int], min_saved: int = MIN_SAVED_PLACES) -> lis
 class SequencePass:
     """Sequences that run together, padded on the right; tensors [G, L].
 
-    input_ids; positions: position of each token in its conversation
+    input_ids; positions: position of each token in its conversation, [axes, G, L] if images take up rectangles
     branches: number of each token's conversation in its sequence, from 1; or BEGINNING, or PADDING
     shown: the images of each of the G sequences
     is_branched: some sequence holds several conversations; stored here to avoid a device synchronisation
@@ -115,6 +115,7 @@ class _Rows:
     """Conversations on the CPU: ids [N, T], lengths [N], rows of each one's images [N, I], tokens of every image.
 
     prompt_ends: [N], where each first prompt ends; None: only needed if prompts keep conversations apart
+    positions: [axes, N, T]; None: a token's position is its index
     """
 
     ids: np.ndarray
@@ -122,6 +123,11 @@ class _Rows:
     images: np.ndarray
     image_lengths: tuple[int, ...]
     prompt_ends: np.ndarray | None
+    positions: np.ndarray | None
+
+    def positions_of(self, row: int, start: int, end: int) -> np.ndarray:
+        """Return the positions of a conversation's tokens, [end - start] or [axes, end - start]."""
+        return np.arange(start, end) if self.positions is None else self.positions[:, row, start:end]
 
     def prompt(self, row: int) -> tuple[int, ...]:
         """Return the ids of a conversation's first prompt; empty if prompts do not matter."""
@@ -167,6 +173,7 @@ def lay_out(
         shown.rows.cpu().numpy(),
         shown.lengths,
         shown.prompt_ends.cpu().numpy() if by_prompt and shown.prompt_ends is not None else None,
+        None if shown.positions is None else shown.positions[..., : input_ids.shape[1]].cpu().numpy(),
     )
     sequences = _find_sequences(rows, image_token)
     places = np.zeros(rows.ids.shape, dtype=np.int64)
@@ -209,18 +216,19 @@ def _fill_pass(
 ) -> SequencePass:
     """Build a pass from sequences; write the indices of their tokens, offset by `num_before`, into `places`."""
     shape = (len(group), max(sequence.length for sequence in group))
-    input_ids, positions, branches = (np.full(shape, value) for value in (pad_token, 0, PADDING))
+    input_ids, branches = np.full(shape, pad_token), np.full(shape, PADDING)
+    positions = np.zeros(shape if rows.positions is None else (len(rows.positions), *shape), dtype=np.int64)
     for i, sequence in enumerate(group):
         start, common = num_before + i * shape[1], sequence.num_common
         input_ids[i, :common] = rows.ids[sequence.rows[0], :common]
-        positions[i, :common] = np.arange(common)
+        positions[..., i, :common] = rows.positions_of(sequence.rows[0], 0, common)
         branches[i, :common] = BEGINNING
         end = common
         for branch, row in enumerate(sequence.rows, start=1):
             length = int(rows.lengths[row])
             begin, end = end, end + length - common
             input_ids[i, begin:end] = rows.ids[row, common:length]
-            positions[i, begin:end] = np.arange(common, length)
+            positions[..., i, begin:end] = rows.positions_of(row, common, length)
             branches[i, begin:end] = branch
             places[row, :common] = start + np.arange(common)
             places[row, common:length] = start + np.arange(begin, end)

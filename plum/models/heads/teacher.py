@@ -7,13 +7,13 @@ peft's `modules_to_save`, switching the adapters off gives the same states.
 import torch
 from torch import Tensor
 
-from plum.models.backbones.llava import LlavaBackbone
+from plum.models.backbones.backbone import Backbone
 from plum.models.backbones.lora import adapters_off
 from plum.structures import Batch, ConversationImages, ImageTokens, SpanBounds
 
 
 @torch.no_grad()
-def span_teacher_states(llava: LlavaBackbone, batch: Batch, image_tokens: ImageTokens) -> Tensor:
+def span_teacher_states(backbone: Backbone, batch: Batch, image_tokens: ImageTokens) -> Tensor:
     """Return the teacher's states [N, T, D] of each conversation up to its last span, and zeros everywhere else.
 
     Only span tokens are constrained (paper, section 4). Conversations without spans, such as VQA, need no teacher. A
@@ -25,7 +25,7 @@ def span_teacher_states(llava: LlavaBackbone, batch: Batch, image_tokens: ImageT
     rows, is_needed = find_constrained(batch.spans)
     longest = is_needed.shape[1]
     text = (batch.input_ids[rows, :longest], is_needed.long(), batch.shown[rows])
-    found = teacher_states(llava, *text, image_tokens)  # [R, longest, D]
+    found = teacher_states(backbone, *text, image_tokens)  # [R, longest, D]
     states = found.new_zeros(num_rows, length, found.shape[-1])
     states[rows, :longest] = found.masked_fill(~is_needed[..., None], 0)
     return states
@@ -48,18 +48,18 @@ def find_constrained(spans: SpanBounds) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def teacher_states(
-    llava: LlavaBackbone,
+    backbone: Backbone,
     input_ids: Tensor,
     attention_mask: Tensor,
     shown: ConversationImages,
     image_tokens: ImageTokens,
 ) -> Tensor:
-    """Return the states [N, T, D] of the network without its adapters; see `LlavaBackbone.hidden_states`.
+    """Return the states [N, T, D] of the network without its adapters; see `Backbone.hidden_states`.
 
     Raises:
         ValueError: there are no adapters, so the network would be its own teacher.
     """
-    if llava.network is llava.stock:
+    if backbone.network is backbone.stock:
         raise ValueError("the model has no adapters, so it has no teacher: set losses.kl to 0, or model.lora")
-    with adapters_off(llava.network):
-        return llava.shared_hidden_states(input_ids, attention_mask, shown, image_tokens)
+    with adapters_off(backbone.network):
+        return backbone.shared_hidden_states(input_ids, attention_mask, shown, image_tokens)

@@ -1,34 +1,40 @@
-"""Builders of LLaVA and SAM for a system: with random weights, or empty, to be filled from a checkpoint."""
+"""Builders of backbone and SAM for a system: with random weights, or empty, to be filled from a checkpoint."""
 
 from dataclasses import dataclass
 
-from plum.config import ModelConfig, Quantization
+from plum.config import HfBackboneConfig, ModelConfig, Quantization
+from plum.models.backbones.backbone import Backbone
 from plum.models.backbones.calico import build_calico_backbone
-from plum.models.backbones.llava import LlavaBackbone, build_llava
+from plum.models.backbones.hf import build_hf
+from plum.models.backbones.llava import build_llava
 from plum.models.segmenters.sam import SegmentAnything, build_sam
 from plum.models.weightless import without_weights
 
 
 @dataclass(frozen=True)
 class Backbones:
-    """How LLaVA and SAM are built; a system's own heads always get random weights.
+    """How the backbone and SAM are built; a system's own heads always get random weights.
 
     is_empty: allocate no memory for their parameters; see `plum.models.weightless`
-    quantization: of LLaVA's language model; requires `is_empty`
+    quantization: of the language model; requires `is_empty`
     """
 
     is_empty: bool = False
     quantization: Quantization = "none"
 
-    def build_llava(self, config: ModelConfig) -> LlavaBackbone:
-        """Build LLaVA, or CALICO's form of it, adapters included.
+    def build_backbone(self, config: ModelConfig) -> Backbone:
+        """Build the configured backbone, adapters included.
 
         Raises:
-            ValueError: the parts of `config.calico` contradict each other.
+            ValueError: there is none, the parts of `config.calico` contradict each other, or a stock model's
+                architecture or sizes are refused.
         """
         if config.calico is not None:
-            return build_calico_backbone(config.llava, config.calico, config.lora, self.is_empty, self.quantization)
-        return build_llava(config.llava, config.lora, self.is_empty, self.quantization)
+            return build_calico_backbone(config.of_llava, config.calico, config.lora, self.is_empty, self.quantization)
+        backbone = config.backbone
+        if isinstance(backbone, HfBackboneConfig):
+            return build_hf(backbone, config.lora, self.is_empty, self.quantization)
+        return build_llava(backbone, config.lora, self.is_empty, self.quantization)
 
     def build_sam(self, config: ModelConfig) -> SegmentAnything:
         """Build SAM itself, without additions."""

@@ -30,9 +30,9 @@ def build_around(config: ModelConfig, backbones: Backbones, sam: SegmentAnything
         raise ValueError(f"model.system {config.system} needs model.seg_token and no model.tagger (null)")
     return GroundedLMM(
         config=config,
-        llava=backbones.build_llava(config),
+        backbone=backbones.build_backbone(config),
         tagger=None,
-        query_projection=SegTokenProjection(config.llava.language.hidden_size, config.sam.prompt_dim),
+        query_projection=SegTokenProjection(config.language.hidden_size, config.sam.prompt_dim),
         sam=sam,
         feedback=build_feedback(config),
     )

@@ -15,12 +15,12 @@ def build_plum(config: ModelConfig, backbones: Backbones) -> GroundedLMM:
     Raises:
         ValueError: the configuration is for another system.
     """
-    tagger, hidden_size = config.tagger, config.llava.language.hidden_size
+    tagger, hidden_size = config.tagger, config.language.hidden_size
     if tagger is None or config.seg_token is not None:
         raise ValueError("model.system plum needs model.tagger and no model.seg_token")
     return GroundedLMM(
         config=config,
-        llava=backbones.build_llava(config),
+        backbone=backbones.build_backbone(config),
         tagger=SpanTagger(
             hidden_size,
             tagger.context,

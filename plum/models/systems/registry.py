@@ -46,7 +46,7 @@ def build_model(
     if config.system != "calico":
         if config.calico is not None:
             raise ValueError(f"model.system {config.system} has no use for model.calico: set it to null")
-        if config.llava.vision.num_query_tokens is not None:
+        if config.llava is not None and config.llava.vision.num_query_tokens is not None:
             raise ValueError(
                 f"model.system {config.system} has no Q-Former: set model.llava.vision.num_query_tokens to null"
             )

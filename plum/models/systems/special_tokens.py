@@ -13,9 +13,10 @@ from tokenizers import AddedToken
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from plum.config import ModelConfig, SpecialTokensConfig
+from plum.config import HfBackboneConfig, LlavaConfig, ModelConfig, SpecialTokensConfig
 from plum.inputs.conversation import IMAGE_END, IMAGE_START, IMAGE_TOKEN, TEMPLATES
 from plum.inputs.encoding import token_id
+from plum.inputs.stock_inputs import StockInputs, image_token_id
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.parameter_counts import parameters_by_component
 from plum.models.systems.seg_token import add_marks, written_marks
@@ -24,17 +25,27 @@ NORMAL_DEVIATION = 0.02
 """Standard deviation of a new row under `normal`: LLaMA's `initializer_range`."""
 
 
-def read_special_tokens(tokenizer: PreTrainedTokenizerBase) -> SpecialTokensConfig:
-    """Read the ids of `<image>`, padding and end.
+def read_special_tokens(
+    tokenizer: PreTrainedTokenizerBase, backbone: LlavaConfig | HfBackboneConfig
+) -> SpecialTokensConfig:
+    """Read the ids of the image placeholder, padding and end.
 
-    `<image>`, and a pad token that is not also a text token, are suppressed in the model's output.
+    The placeholder, and a pad token that is not also a text token, are suppressed in the model's output. A stock model
+    names its placeholder in its configuration; its end token is the one that its chat template writes, and all its
+    other control tokens are suppressed.
 
     Raises:
         ValueError: the tokenizer lacks one of them.
     """
     where = tokenizer.name_or_path or "the tokenizer"
-    image, pad, end = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN), tokenizer.pad_token_id, tokenizer.eos_token_id
-    if not isinstance(image, int) or image == tokenizer.unk_token_id:
+    pad = tokenizer.pad_token_id
+    if isinstance(backbone, HfBackboneConfig):
+        image: int | None = image_token_id(backbone)
+        end = token_id(tokenizer, backbone.end_tokens[0]) if backbone.end_tokens else tokenizer.eos_token_id
+    else:
+        image = token_id(tokenizer, IMAGE_TOKEN) if IMAGE_TOKEN in tokenizer.get_vocab() else None
+        end = tokenizer.eos_token_id
+    if image is None or image == tokenizer.unk_token_id:
         raise ValueError(f"{where} has no {IMAGE_TOKEN} token; add it as a special token")
     if pad is None or end is None:
         raise ValueError(
@@ -42,7 +53,10 @@ def read_special_tokens(tokenizer: PreTrainedTokenizerBase) -> SpecialTokensConf
             f"{tokenizer.eos_token}); add them as special tokens"
         )
     is_text = {tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.unk_token_id}
-    suppressed = (image,) if pad in is_text else (image, pad)
+    suppressed = {image} if pad in is_text else {image, pad}
+    if isinstance(backbone, HfBackboneConfig):
+        controls = StockInputs(backbone, tokenizer).control_tokens
+        suppressed = {token_id(tokenizer, token) for token in controls} - {end}
     return SpecialTokensConfig(image=image, pad=pad, eos=end, suppressed=tuple(sorted(suppressed)))
 
 
@@ -63,7 +77,7 @@ def add_written_tokens(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) 
 
 
 def _has_delimiters(config: ModelConfig) -> bool:
-    return TEMPLATES[config.llava.conversation].image != IMAGE_TOKEN
+    return config.llava is not None and TEMPLATES[config.llava.conversation].image != IMAGE_TOKEN
 
 
 def _add_image_delimiters(tokenizer: PreTrainedTokenizerBase) -> list[str]:
@@ -90,7 +104,7 @@ def initialise_new_rows(model: GroundedLMM, new_ids: Sequence[int], how: Literal
         how: `TrainConfig.new_token_rows`. With the mean of the text tokens' rows a token is neither likely nor unlikely
             at the start. Normal rows are drawn from torch's global generator.
     """
-    silent = {*new_ids, *model.llava.special_tokens.suppressed}
+    silent = {*new_ids, *model.backbone.special_tokens.suppressed}
     drawn: dict[bool, Tensor] = {}
     for component, name, matrix in parameters_by_component(model):
         if component != "llava.embeddings":
@@ -114,12 +128,14 @@ def with_special_tokens(config: ModelConfig, tokenizer: PreTrainedTokenizerBase)
         ValueError: the configuration already has different ones, the tokenizer has more tokens than the model, or it
             lacks one that the system writes.
     """
-    found, given = read_special_tokens(tokenizer), config.llava.special_tokens
-    where = tokenizer.name_or_path or "the tokenizer"
-    if len(tokenizer) > config.llava.language.vocab_size:
+    backbone = config.backbone
+    found, given = read_special_tokens(tokenizer, backbone), backbone.special_tokens
+    where, vocab_size = tokenizer.name_or_path or "the tokenizer", backbone.language.vocab_size
+    if len(tokenizer) > vocab_size:
+        name = "llava.language.vocab_size" if isinstance(backbone, LlavaConfig) else "the model's vocab_size"
         raise ValueError(
-            f"{where} has {len(tokenizer)} tokens but llava.language.vocab_size is {config.llava.language.vocab_size}; "
-            "raise it, or use the model's own tokenizer"
+            f"{where} has {len(tokenizer)} tokens but {name} is {vocab_size}; raise it, or use the model's own "
+            "tokenizer"
         )
     marks = () if config.seg_token is None else written_marks(config.seg_token.has_phrase_tags)
     if missing := [mark for mark in marks if mark not in tokenizer.get_vocab()]:
@@ -129,10 +145,10 @@ def with_special_tokens(config: ModelConfig, tokenizer: PreTrainedTokenizerBase)
     if _has_delimiters(config) and not {IMAGE_START, IMAGE_END} <= tokenizer.get_vocab().keys():
         raise ValueError(
             f"{where} has no {IMAGE_START} and {IMAGE_END}, which llava.conversation "
-            f"{config.llava.conversation} needs; use its own tokenizer"
+            f"{config.of_llava.conversation} needs; use its own tokenizer"
         )
-    no_text = range(len(tokenizer), config.llava.language.vocab_size)
+    no_text = range(len(tokenizer), vocab_size)
     whole = replace(found, suppressed=tuple(sorted({*found.suppressed, *no_text})))
     if given is not None and given not in (found, whole):  # `found`: saved before those rows were suppressed
-        raise ValueError(f"llava.special_tokens is {given} but {where} has {whole}: this is another model's tokenizer")
-    return replace(config, llava=replace(config.llava, special_tokens=given or whole))
+        raise ValueError(f"special_tokens is {given} but {where} has {whole}: this is another model's tokenizer")
+    return config.with_backbone(replace(backbone, special_tokens=given or whole))

@@ -216,7 +216,7 @@ def test_nothing_trainable_is_not_saved(tmp_path: Path, tokenizer: PreTrainedTok
 
 
 def test_special_tokens_are_read_from_the_tokenizer(tokenizer: PreTrainedTokenizerFast) -> None:
-    tokens = read_special_tokens(tokenizer)
+    tokens = read_special_tokens(tokenizer, tiny_model_config(len(tokenizer)).backbone)
     assert tokenizer.convert_ids_to_tokens([tokens.image, tokens.pad, tokens.eos]) == ["<image>", "<pad>", "</s>"]
     assert set(tokens.suppressed) == {tokens.image, tokens.pad}
 

@@ -20,7 +20,9 @@ def make_demo(monkeypatch: pytest.MonkeyPatch) -> Demo:
     predictor = make_predictor()
 
     def write_about(images: Sequence[np.ndarray], turns: Sequence[Turn], limit: int | None = None) -> WrittenAnswer:
-        predictor.answers.prompt(turns, len(images))  # a full conversation is refused, as by the model itself
+        predictor.answers.prompt(
+            turns, predictor.slots(images)
+        )  # a full conversation is refused, as by the model itself
         return WRITTEN
 
     monkeypatch.setattr(predictor, "write_about", write_about)

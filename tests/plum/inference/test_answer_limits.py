@@ -19,7 +19,7 @@ def predictor() -> Predictor:
 
 def turns_with_room(predictor: Predictor, room: int) -> tuple[Turn, ...]:
     """A question that leaves room for so many tokens of an answer."""
-    limit = predictor.encoder.text_limit([predictor.encoder.num_image_tokens])
+    limit = predictor.encoder.text_limit(len(predictor.encoder.slot().ids))
     assert limit is not None
     num_others = predictor.encoder.encode_prompt((), "1").num_text_tokens - 1
     turns = (Turn(Role.USER, "1" * (limit - 1 - room - num_others)),)  # each digit is a token
@@ -88,7 +88,7 @@ def test_text_that_needs_more_tokens_than_it_was_written_in_is_cut(
     written = predictor.write(IMAGE, turns)
     assert 0 < len(written.text) < 6
     assert written.finish_reason == "length"
-    predictor.answers.own(1, turns, written.text)
+    predictor.answers.own([predictor.encoder.slot()], turns, written.text)
 
 
 def test_no_new_tokens_is_no_limit(predictor: Predictor) -> None:

@@ -115,23 +115,24 @@ def test_modules_matter_to_scores() -> None:
 def test_an_open_question_keeps_the_first_prompts_end() -> None:
     predictor = Predictor(make_model(calico()), TOKENIZER, make_config(calico()))
     for num_images in (1, 2):
-        first = predictor.answers.prompt(FIRST, num_images)
+        slots = [predictor.encoder.slot()] * num_images
+        first = predictor.answers.prompt(FIRST, slots)
         assert first.prompt_end == len(first.input_ids) - 1
-        assert predictor.answers.prompt(LATER, num_images).prompt_end == first.prompt_end
-        finished = predictor.answers.own(num_images, LATER, "No")
+        assert predictor.answers.prompt(LATER, slots).prompt_end == first.prompt_end
+        finished = predictor.answers.own(slots, LATER, "No")
         assert finished.encoded.prompt_end == first.prompt_end == finished.answers[0].start - 1
 
 
 def forest_row(model: GroundedLMM, images: Sequence[int], question: Sequence[int], answer: Sequence[int]) -> ForestRow:
-    patches = [model.llava.special_tokens.image] * model.llava.num_image_tokens
-    ids, starts = [7], []
+    count = model.llava.num_image_tokens
+    ids, patches = [7], []
     for number in range(len(images)):
-        starts.append(len(ids))
-        ids += [*patches, 20 + number]
+        patches.append(tuple(range(len(ids), len(ids) + count)))
+        ids += [*[model.llava.special_tokens.image] * count, 20 + number]
     prompt = (*ids, *question)
     key: Hashable = (tuple(images), prompt if model.llava.is_guided else ())
     branch = (key, tuple(question))
-    return ForestRow(key, branch, (*prompt, *answer), tuple(images), tuple(starts), len(prompt) - 1)
+    return ForestRow(key, branch, (*prompt, *answer), tuple(images), tuple(patches), len(prompt) - 1)
 
 
 def states_apart(model: GroundedLMM, row: ForestRow, tokens: ImageTokens) -> Tensor:
@@ -217,7 +218,7 @@ def test_a_row_that_shows_more_images_than_it_names_is_refused(monkeypatch: pyte
     predictor = Predictor(make_model(calico()), TOKENIZER, make_config(calico()))
     batch = QuestionBatch(predictor, [predictor.images.read(photo) for photo in PHOTOS])
     prompt = AnswerEncoder.prompt
-    monkeypatch.setattr(AnswerEncoder, "prompt", lambda self, turns, num_images: prompt(self, turns, 2))
+    monkeypatch.setattr(AnswerEncoder, "prompt", lambda self, turns, images: prompt(self, turns, [*images, *images]))
     with pytest.raises(ValueError, match=r"shows 2 images, and 1 are named.*ask about several images with Predictor"):
         batch.generate([AnswerRequest(0, FIRST)])
 

@@ -123,7 +123,7 @@ def test_masks_are_those_of_the_generated_ids(
 
 
 def test_ids_of_the_text_would_give_other_masks(world: World) -> None:
-    row = world.predictor.answers.own(1, TURNS, "It has a wheel [SEG].")
+    row = world.predictor.answers.own([world.predictor.encoder.slot()], TURNS, "It has a wheel [SEG].")
     read_again = row.encoded.input_ids[row.answers[-1].start : row.answers[-1].end - 1]
     generated = world.ids("It has a wheel", MARK, "[SEG]", ".")
     assert read_again != tuple(generated)

@@ -69,7 +69,7 @@ def test_seg_stands_where_the_gold_text_has_it() -> None:
     (image,) = read_mmr(mmr_file(miniature(), "val"))
     for question, item in zip(image.questions, read_mmr_items(miniature(), "val"), strict=True):
         words = [word for word in item.answer.marked_words if word is not None]
-        forced = predictor.answers.forced(QUESTION, item.answer.text, words)
+        forced = predictor.answers.forced([predictor.encoder.slot()], QUESTION, item.answer.text, words)
         answer = forced.row.rendered.answers[-1]
         written = forced.row.rendered.text[answer.start : answer.end]
         assert written == question.text_answer.replace("{seg}", SEG_TOKEN)

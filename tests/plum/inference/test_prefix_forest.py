@@ -7,8 +7,10 @@ IMAGE = 9
 
 
 def row(picture: int, branch: str, *ids: int) -> ForestRow:
-    shown = IMAGE in ids
-    return ForestRow(picture, branch, ids, (picture,) * shown, (ids.index(IMAGE),) if shown else ())
+    patches = tuple(place for place, token in enumerate(ids) if token == IMAGE)
+    return (
+        ForestRow(picture, branch, ids, (picture,), (patches,)) if patches else ForestRow(picture, branch, ids, (), ())
+    )
 
 
 def conversation(forest: PrefixForest, node: int) -> tuple[int, ...]:
@@ -22,7 +24,7 @@ def conversation(forest: PrefixForest, node: int) -> tuple[int, ...]:
 
 def test_what_rows_have_in_common_stands_there_once() -> None:
     # Trunk 1 I I per picture (2 x 3 nodes); branch a: 2 3, then 4 5 or 6; b: 7; c, of picture 1: 2 3.
-    forest = PrefixForest(num_patches=2)
+    forest = PrefixForest()
     rows = [
         row(0, "a", 1, IMAGE, IMAGE, 2, 3, 4, 5),
         row(0, "a", 1, IMAGE, IMAGE, 2, 3, 6),
@@ -34,14 +36,14 @@ def test_what_rows_have_in_common_stands_there_once() -> None:
     assert len(forest) == 2 * 3 + 5 + 1 + 2
     for given, path in zip(rows, paths, strict=True):
         assert conversation(forest, int(path[-1])) == given.ids
-        assert [forest.depths[node] for node in path] == list(range(len(given.ids)))
+        assert [forest.positions[node] for node in path] == [(depth,) for depth in range(len(given.ids))]
         assert {forest.images[node] for node in path} == {given.picture, NO_NODE}
         assert [forest.patches[node] for node in path[:3]] == [NO_NODE, 0, 1]
 
 
 def test_sharing_ends_where_ids_differ_and_not_where_words_do() -> None:
     # A tokenizer that merges the last letter of a question with the answer: equal words, other ids from there on.
-    forest = PrefixForest(1)
+    forest = PrefixForest()
     first, second = forest.add([row(0, "q", IMAGE, 5, 6, 7), row(0, "q", IMAGE, 5, 8)])
     assert forest.trunk(0) == (IMAGE, 5)
     assert list(first[:2]) == list(second[:2])
@@ -49,7 +51,7 @@ def test_sharing_ends_where_ids_differ_and_not_where_words_do() -> None:
 
 
 def test_equal_rows_need_no_node_of_their_own() -> None:
-    forest = PrefixForest(1)
+    forest = PrefixForest()
     first, second = forest.add([row(0, "q", IMAGE, 5, 6), row(0, "q", IMAGE, 5, 6)])
     assert np.array_equal(first, second)
     assert len(forest) == 3
@@ -57,13 +59,13 @@ def test_equal_rows_need_no_node_of_their_own() -> None:
 
 
 def test_every_node_sees_what_precedes_it_and_nothing_else() -> None:
-    forest = PrefixForest(1)
+    forest = PrefixForest()
     forest.add([row(0, "a", 1, IMAGE, 2, 3, 4), row(0, "a", 1, IMAGE, 2, 5), row(1, "b", 1, IMAGE, 6)])
     assert seen_by_every_node(forest) == {node: ancestors(forest, node) for node in range(len(forest))}
 
 
 def test_a_grown_forest_computes_only_what_is_new() -> None:
-    forest = PrefixForest(1)
+    forest = PrefixForest()
     forest.add([row(0, "a", 1, IMAGE, 2, 3)])
     forest.take_new()
     before = len(forest)
@@ -79,7 +81,7 @@ def test_a_grown_forest_computes_only_what_is_new() -> None:
 
 
 def test_branches_of_a_picture_share_a_copy_of_its_trunk_while_they_are_smaller_than_it() -> None:
-    forest = PrefixForest(3)
+    forest = PrefixForest()
     trunk = (1, IMAGE, IMAGE, IMAGE)
     tails = {"a": (2, 3), "b": (4, 5), "c": (6,), "d": (7, 8)}  # a and b fill a set of four nodes, c and d are another
     forest.add([row(0, name, *trunk, *tail) for name, tail in tails.items()] + [row(1, "e", *trunk, 2)])
@@ -96,7 +98,7 @@ def test_branches_of_a_picture_share_a_copy_of_its_trunk_while_they_are_smaller_
 @pytest.mark.parametrize("seed", range(5))
 def test_random_conversations(seed: int) -> None:
     generator = np.random.default_rng(seed)
-    forest = PrefixForest(2)
+    forest = PrefixForest()
     beginning = (1, IMAGE, IMAGE, *range(20, 20 + 10 * (seed % 3)))  # long ones let branches share a set
     taken: dict[int, set[int]] = {}
     for _ in range(3):

@@ -89,11 +89,11 @@ def test_a_follow_up_costs_its_own_tokens_alone(monkeypatch: pytest.MonkeyPatch)
     batch.score_choices([scored(0, HISTORY[:1], [first_answer, "A wheel."])])
     batch.score_choices([scored(0, HISTORY, ["No"])])
     batch.segment([MaskRequest(0, HISTORY, "No", ())])
-    before = predictor.answers.given(1, HISTORY[:1], first_answer, "first")
-    whole = predictor.answers.given(1, HISTORY, "No", "second")
+    before = predictor.answers.given([predictor.encoder.slot()], HISTORY[:1], first_answer, "first")
+    whole = predictor.answers.given([predictor.encoder.slot()], HISTORY, "No", "second")
     assert before.encoded.input_ids == whole.encoded.input_ids[: len(before.encoded.input_ids)]
     assert computed[1:] == [len(whole.encoded.input_ids) - len(before.encoded.input_ids)]
-    other = predictor.answers.given(1, HISTORY[:1], "A wheel.", "other")
+    other = predictor.answers.given([predictor.encoder.slot()], HISTORY[:1], "A wheel.", "other")
     shared = int(np.argmin([a == b for a, b in zip(before.encoded.input_ids, other.encoded.input_ids, strict=False)]))
     rest = len(before.encoded.input_ids) + len(other.encoded.input_ids) - 2 * shared
     assert computed[0] == shared + rest  # the other image has no question yet, so that nothing is computed for it
@@ -111,7 +111,7 @@ def test_nothing_is_computed_after_the_last_phrase(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(predictor.model.llava, "run_layers", count)
     batch = open_batch(predictor, IMAGES[:1])
     (masks,) = batch.segment([MaskRequest(0, QUESTION, ANSWER, SPANS[:1])])
-    forced = predictor.answers.forced(QUESTION, ANSWER, SPANS[:1])
+    forced = predictor.answers.forced([predictor.encoder.slot()], QUESTION, ANSWER, SPANS[:1])
     assert computed == [forced.spans[0].end]
     assert computed[0] < len(forced.row.encoded.input_ids) - 1
     assert np.array_equal(masks, predictor.segment(IMAGES[0], QUESTION, ANSWER, SPANS[:1]).masks)
@@ -264,7 +264,7 @@ def test_an_empty_answer_among_others_has_no_masks_and_leaves_theirs(monkeypatch
 
 def test_own_answers_are_written_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     predictor = make_predictor()
-    longest = max(len(predictor.answers.prompt(one.turns, num_images=1).input_ids) for one in OWN)
+    longest = max(len(predictor.answers.prompt(one.turns, [predictor.encoder.slot()]).input_ids) for one in OWN)
     # Two layers, keys and values of 32 numbers of 4 bytes, for the prompt and 12 new tokens.
     monkeypatch.setattr(question_batch, "MAX_COPIED_BYTES", 4 * 2 * 2 * 32 * 4 * (longest + 12))
     rows: list[int] = []

@@ -52,7 +52,10 @@ def _range(span: TokenSpan) -> tuple[int, int]:
 def test_every_image_has_its_own_number_of_tokens_without_characters(family: str) -> None:
     tokenizer = FAMILIES[family]()
     encoder = ConversationEncoder(tokenizer, "plain", 4)
-    one, three = (encoder.encode([FIRST, SECOND], lengths).encoded for lengths in ([1, 1, 1], [2, 1, 5]))
+    one, three = (
+        encoder.encode([FIRST, SECOND], [encoder.slot(length) for length in lengths]).encoded
+        for lengths in ([1, 1, 1], [2, 1, 5])
+    )
     assert [image.end - image.start for image in three.images] == [2, 1, 5]
     # A token more in the first image, four more in the third, which starts one token later.
     starts = [image.start for image in one.images]

@@ -22,6 +22,7 @@ from plum.inputs.image_transforms import (
 )
 from plum.models.tiny import tiny_model_config
 from plum.structures import IGNORE_INDEX, ImageFrame
+from tests.plum.data.tokenizers_for_tests import byte_level
 
 
 def test_the_towers_statistics_are_the_published_ones() -> None:
@@ -62,7 +63,7 @@ def test_the_transform_takes_the_fit_of_the_model() -> None:
     image, config = _noise(16, 40), tiny_model_config(40)
     for fit in get_args(Fit):
         vision = replace(config.llava.vision, fit=fit)
-        transform = build_image_transform(replace(config, llava=replace(config.llava, vision=vision)))
+        transform = build_image_transform(replace(config, llava=replace(config.llava, vision=vision)), byte_level())
         assert torch.equal(transform(image).clip_pixels, clip_input(image, 16, fit))
 
 

@@ -421,7 +421,7 @@ def fixed_tags(predictor: Predictor, answer: str, spans: list[CharSpan]) -> Call
     """Tag the tokens of an answer's phrases."""
 
     def tag(states: Tensor, mask: Tensor, is_answer: Tensor, *images: object) -> Tensor:
-        row = predictor.answers.own(2, ASKED, answer)
+        row = predictor.answers.own([predictor.encoder.slot()] * 2, ASKED, answer)
         start = row.rendered.answers[-1].start
         classes = torch.zeros(int(is_answer.sum()), dtype=torch.long)
         for span in spans:
@@ -466,9 +466,9 @@ def test_the_context_holds_all_images() -> None:
     predictor = two_system_predictor("plum")
     encoder = predictor.encoder
     assert encoder.max_tokens == predictor.model.config.llava.language.max_positions == 512
-    assert [encoder.text_limit([4] * count) for count in range(3)] == [512, 508, 504]
-    assert replace(encoder, max_text_tokens=100).text_limit([4]) == 100
-    prompt = predictor.answers.prompt(ASKED, 2)
+    assert [encoder.text_limit(4 * count) for count in range(3)] == [512, 508, 504]
+    assert replace(encoder, max_text_tokens=100).text_limit(4) == 100
+    prompt = predictor.answers.prompt(ASKED, [predictor.encoder.slot()] * 2)
     room = 504 - prompt.num_text_tokens - 1
     assert predictor.limit_new_tokens(prompt, 1000) == room
     assert predictor.limit_new_tokens(prompt, 3) == 3

@@ -215,7 +215,7 @@ def test_models_saved_before_rows_without_a_token_were_suppressed_keep_their_ids
     fresh = with_special_tokens(tiny_model_config(424), tokenizer).llava.special_tokens
     assert fresh is not None
     assert fresh.suppressed == (420, 421, 422, 423)
-    older = tiny_model_config(424, read_special_tokens(tokenizer))
+    older = tiny_model_config(424, read_special_tokens(tokenizer, tiny_model_config(424).backbone))
     assert with_special_tokens(older, tokenizer) == older
     with pytest.raises(ValueError, match="another model's tokenizer"):
         with_special_tokens(tiny_model_config(424, replace(fresh, image=5)), tokenizer)

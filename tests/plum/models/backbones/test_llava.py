@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from plum.config import LoraConfig, ModelConfig
-from plum.models.backbones.llava import pad_left
+from plum.models.backbones.backbone import pad_left
 from plum.models.backbones.lora import add_adapters
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.heads.teacher import span_teacher_states, teacher_states
@@ -130,8 +130,8 @@ def test_tied_head_is_refused_when_embeddings_train() -> None:
 def test_pad_left_keeps_order() -> None:
     ids = torch.tensor([[5, 6, 7, 0], [0, 0, 8, 9]])
     mask = torch.tensor([[1, 1, 1, 0], [0, 0, 1, 1]])
-    padded_ids, padded_mask = pad_left(ids, mask)
-    assert padded_ids.tolist() == [[0, 5, 6, 7], [0, 0, 8, 9]]
+    order, padded_mask = pad_left(mask)
+    assert ids.gather(1, order).tolist() == [[0, 5, 6, 7], [0, 0, 8, 9]]
     assert padded_mask.tolist() == [[0, 1, 1, 1], [0, 0, 1, 1]]
 
 

@@ -77,7 +77,7 @@ def test_a_choices_log_probability_counts_its_seg_tokens() -> None:
     (plain,) = predictor.score_choices(image, QUESTION, [ANSWER])
     (marked,) = predictor.score_choices(image, QUESTION, [ANSWER], [SPANS])
     assert marked.answer_tokens == plain.answer_tokens + 3
-    row = predictor.answers.given(1, QUESTION, ANSWER, "choice", SPANS)
+    row = predictor.answers.given([predictor.encoder.slot()], QUESTION, ANSWER, "choice", SPANS)
     seg = token_id(seg_tokenizer(), SEG_TOKEN)
     at = [i for i, token in enumerate(row.encoded.input_ids) if token == seg]
     with torch.no_grad():
@@ -92,11 +92,11 @@ def test_a_choices_log_probability_counts_its_seg_tokens() -> None:
 def test_earlier_answers_carry_seg_where_their_phrases_are_known() -> None:
     answers = _predictor().answers
     told = Turn(Role.ASSISTANT, "It is the wheel.", (CharSpan(10, 15),))
-    text = answers.prompt((HISTORY[0], told, HISTORY[2]), num_images=1).text
+    text = answers.prompt((HISTORY[0], told, HISTORY[2]), [answers.encoder.slot()]).text
     assert "It is the wheel [SEG].</s>" in text
-    assert "[SEG]" not in answers.prompt(HISTORY, num_images=1).text
+    assert "[SEG]" not in answers.prompt(HISTORY, [answers.encoder.slot()]).text
     own = Turn(Role.ASSISTANT, "It is the wheel [SEG].")
-    assert answers.prompt((HISTORY[0], own, HISTORY[2]), num_images=1).text == text, "a chat goes on"
+    assert answers.prompt((HISTORY[0], own, HISTORY[2]), [answers.encoder.slot()]).text == text, "a chat goes on"
 
 
 @pytest.mark.parametrize(("system", "targets", "has_feedback"), VARIANTS)
