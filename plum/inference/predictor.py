@@ -112,12 +112,14 @@ class Predictor:
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.encoder = build_encoder(config, tokenizer, max_tokens=config.language.max_positions)
+        self.transform = build_image_transform(config, tokenizer)
         self.notation = build_notation(config)
         self._mark_ids = {token_id(tokenizer, mark) for mark in self.notation.marks}
         self._silent_ids = set(tokenizer.all_special_ids) - self._mark_ids
+        if self.transform.stock is not None:
+            self._silent_ids |= {token_id(tokenizer, token) for token in self.transform.stock.control_tokens}
         self.answers = AnswerEncoder(self.encoder, self.notation)
         self.num_own_answers, self.num_kept_ids = 0, 0
-        self.transform = build_image_transform(config, tokenizer)
         self.images = ImageStore(self.model, self.transform, sam_cache)
 
     @property

@@ -220,8 +220,11 @@ class QuestionBatch:
 
 
 def _score(row: EncodedConversation, log_probs: np.ndarray) -> ChoiceScore:
-    """Sum a row's log-probabilities; image patches and the first token are not predicted."""
+    """Sum a row's log-probabilities; tokens of images and the first token are not predicted."""
     is_text_first = not row.encoded.is_patch(0)
+    is_text = np.ones(len(log_probs), dtype=bool)
+    for image in row.encoded.images:
+        is_text[image.start : image.end] = False
     in_answer = log_probs[row.answers[-1].start : row.answers[-1].end]
     num_predicted = row.encoded.num_text_tokens - int(is_text_first)
-    return ChoiceScore(float(in_answer.sum()), len(in_answer), float(log_probs.sum()), num_predicted)
+    return ChoiceScore(float(in_answer.sum()), len(in_answer), float(log_probs[is_text].sum()), num_predicted)

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from plum.config import HfBackboneConfig, LlavaConfig, ModelConfig, SpecialTokensConfig
 from plum.inputs.conversation import IMAGE_END, IMAGE_START, IMAGE_TOKEN, TEMPLATES
 from plum.inputs.encoding import token_id
-from plum.inputs.stock_inputs import StockInputs, image_token_id
+from plum.inputs.stock_inputs import image_token_id
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.parameter_counts import parameters_by_component
 from plum.models.systems.seg_token import add_marks, written_marks
@@ -31,8 +31,7 @@ def read_special_tokens(
     """Read the ids of the image placeholder, padding and end.
 
     The placeholder, and a pad token that is not also a text token, are suppressed in the model's output. A stock model
-    names its placeholder in its configuration; its end token is the one that its chat template writes, and all its
-    other control tokens are suppressed.
+    names its placeholder in its configuration; its end token is the one that its chat template writes.
 
     Raises:
         ValueError: the tokenizer lacks one of them.
@@ -54,9 +53,6 @@ def read_special_tokens(
         )
     is_text = {tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.unk_token_id}
     suppressed = {image} if pad in is_text else {image, pad}
-    if isinstance(backbone, HfBackboneConfig):
-        controls = StockInputs(backbone, tokenizer).control_tokens
-        suppressed = {token_id(tokenizer, token) for token in controls} - {end}
     return SpecialTokensConfig(image=image, pad=pad, eos=end, suppressed=tuple(sorted(suppressed)))
 
 

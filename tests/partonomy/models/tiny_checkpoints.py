@@ -17,6 +17,8 @@ from transformers import (
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    LlavaOnevisionConfig,
+    LlavaOnevisionForConditionalGeneration,
     PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
@@ -33,6 +35,7 @@ from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2Im
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.idefics3.processing_idefics3 import Idefics3Processor
 from transformers.models.llava.processing_llava import LlavaProcessor
+from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
@@ -236,6 +239,33 @@ def save_internvl(folder: Path) -> Path:
     return _save_with_videos(model, tokenizer, images, folder, template=INTERN_TEMPLATE, settings=settings)
 
 
+def save_onevision(folder: Path) -> Path:
+    """LLaVA-OneVision: the whole image and its tiles, cut to the image's shape, with a new-line token per row."""
+    tokenizer = tiny_tokenizer("<|im_start|>", "<|im_end|>", "<image>", "<video>")
+    tokenizer.eos_token = "<|im_end|>"
+    torch.manual_seed(0)
+    text = _language(len(tokenizer)).to_dict() | {"model_type": "qwen2"}
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    vision = sizes | {"image_size": 16, "patch_size": 8, "model_type": "siglip_vision_model", "vision_use_head": False}
+    pinpoints = [[16, 32], [32, 16], [32, 32]]
+    config = LlavaOnevisionConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        video_token_id=tokenizer.convert_tokens_to_ids("<video>"),
+        image_grid_pinpoints=pinpoints,
+        tie_word_embeddings=False,
+    )
+    model = LlavaOnevisionForConditionalGeneration(config)
+    with torch.no_grad():
+        model.model.image_newline.normal_()
+    images = LlavaOnevisionImageProcessorPil(size={"height": 16, "width": 16}, image_grid_pinpoints=pinpoints)
+    settings = {"processor_class": "LlavaOnevisionProcessor", "num_image_tokens": 4}
+    settings |= {"vision_feature_select_strategy": "full", "vision_aspect_ratio": "anyres_max_9"}
+    template = INTERN_TEMPLATE.replace("<IMG_CONTEXT>", "<image>")
+    return _save_with_videos(model, tokenizer, images, folder, template=template, settings=settings)
+
+
 def save_smolvlm(folder: Path) -> Path:
     """SmolVLM: Idefics3's tiles with an image processor of its own."""
     tokenizer, vision = _idefics3_tokenizer(), _idefics3_vision()
@@ -300,6 +330,7 @@ ARCHITECTURES: dict[str, Callable[[Path], Path]] = {
     "idefics3": save_idefics3,
     "smolvlm": save_smolvlm,
     "internvl": save_internvl,
+    "llava_onevision": save_onevision,
     **{family: partial(save_qwen, family=family) for family in QWEN},
 }
 """How to save a checkpoint of each architecture."""

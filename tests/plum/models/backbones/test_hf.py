@@ -1,0 +1,258 @@
+"""Every family of stock models: PLUM's paths give what transformers' own forward pass and generation give."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from partonomy.models.contract import ChoiceRequest, ReplyRequest, Role, Turn
+from partonomy.structures import CharSpan
+from plum.checkpoints.stock_folder import read_stock_checkpoint
+from plum.config import HfBackboneConfig, LoraConfig
+from plum.data.collate import pad_rows
+from plum.inference.question_batch import QuestionBatch
+from plum.inputs.encoding import rectangle_positions
+from plum.models.backbones.hf import FAMILIES, build_hf
+from plum.models.backbones.lora import adapters_off, reset_adapters
+from plum.models.systems.registry import build_model
+from plum.structures import IGNORE_INDEX, ConversationImages, Exchange
+from tests.partonomy.models.tiny_checkpoints import ARCHITECTURES
+from tests.plum.stock_world import TALL, WIDE, StockWorld, make_world, stock_config
+
+ASKED = (Turn(Role.USER, "What visible parts does it have?"),)
+LATER = (*ASKED, Turn(Role.ASSISTANT, "It has a wing."), Turn(Role.USER, "And its wheels?"))
+CHOICES = ("It has a wing.", "It has a wheel and a wing.", "No.")
+MRoPE = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+
+
+@pytest.fixture(scope="module")
+def worlds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, StockWorld]:
+    return {}
+
+
+@pytest.fixture(params=sorted(FAMILIES))
+def world(
+    request: pytest.FixtureRequest, worlds: dict[str, StockWorld], tmp_path_factory: pytest.TempPathFactory
+) -> StockWorld:
+    family = request.param
+    if family not in worlds:
+        worlds[family] = make_world(tmp_path_factory.mktemp("stock") / family, family)
+    return worlds[family]
+
+
+def skip_if_tiled_otherwise(world: StockWorld, images: tuple[np.ndarray, ...]) -> None:
+    """LLaVA-OneVision's processor does not tile several images; here each image is read as if it were alone."""
+    if len(images) > 1 and world.stock.config.model_type == "llava_onevision":
+        pytest.skip("LLaVA-OneVision tiles single images only")
+
+
+def test_every_family_has_a_checkpoint() -> None:
+    assert set(FAMILIES) == set(ARCHITECTURES)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(("images", "turns"), [((WIDE,), ASKED), ((TALL,), LATER), ((WIDE, TALL), LATER), ((), ASKED)])
+def test_states_are_those_of_the_stock_forward_pass(
+    world: StockWorld, images: tuple[np.ndarray, ...], turns: tuple[Turn, ...]
+) -> None:
+    predictor = world.predictor
+    skip_if_tiled_otherwise(world, images)
+    world.stock.model.rope_deltas = predictor.model.backbone.stock.model.rope_deltas = torch.tensor([[77]])  # stale
+    row = predictor.answers.given(predictor.slots(images), turns, "It has a wing and a wheel.", "given")
+    inputs = world.inputs(row.rendered.text, *images)
+    assert row.encoded.input_ids == tuple(inputs["input_ids"][0].tolist())
+    states = predictor._hidden_states(images, [row])
+    world.stock.model.rope_deltas = None
+    expected = world.stock.model(**inputs).last_hidden_state
+    # Several images go through the stock tower together, and through ours one by one.
+    assert float((states - expected).abs().max()) <= (1e-6 if len(images) < 2 else 1e-5)
+    logits = predictor.model.token_logits(states)
+    is_text = torch.isfinite(logits)
+    assert float((logits - world.stock(**inputs).logits)[is_text].abs().max()) <= 1e-5
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(("images", "turns"), [((WIDE,), ASKED), ((TALL, WIDE), LATER), ((), ASKED)])
+def test_answers_are_those_of_the_stock_generation(
+    world: StockWorld, images: tuple[np.ndarray, ...], turns: tuple[Turn, ...]
+) -> None:
+    predictor = world.predictor
+    skip_if_tiled_otherwise(world, images)
+    tokens = predictor.model.backbone.special_tokens
+    prompt = predictor.answers.prompt(turns, predictor.slots(images))
+    shown = predictor._shown(images, [prompt])
+    ids = torch.tensor([prompt.input_ids])
+    features = predictor._image_tokens(images)
+    own = predictor.model.generate_text(ids, torch.ones_like(ids), shown, features, 12)
+    inputs = world.inputs(prompt.text, *images)
+    stock = world.stock.generate(
+        **inputs,
+        max_new_tokens=12,
+        do_sample=False,
+        eos_token_id=tokens.eos,
+        pad_token_id=tokens.pad,
+        suppress_tokens=list(tokens.suppressed),
+    )
+    assert own[0].tolist() == stock[0, ids.shape[1] :].tolist()
+
+
+@torch.inference_mode()
+def test_prompts_of_different_lengths_are_continued_together(world: StockWorld) -> None:
+    predictor = world.predictor
+    prompts = [predictor.answers.prompt(turns, predictor.slots((WIDE,))) for turns in (ASKED, LATER)]
+    shown = predictor._shown((WIDE,), prompts)
+    length = max(len(prompt.input_ids) for prompt in prompts)
+    pad = predictor.model.backbone.special_tokens.pad
+    ids = torch.tensor([[*one.input_ids, *[pad] * (length - len(one.input_ids))] for one in prompts])
+    mask = torch.tensor([[1] * len(one.input_ids) + [0] * (length - len(one.input_ids)) for one in prompts])
+    together = predictor.model.generate_text(ids, mask, shown, predictor._image_tokens((WIDE,)), 8)
+    for prompt, own in zip(prompts, together, strict=True):
+        ids = torch.tensor([prompt.input_ids])
+        images = predictor._shown((WIDE,), [prompt])
+        alone = predictor.model.generate_text(ids, torch.ones_like(ids), images, predictor._image_tokens((WIDE,)), 8)
+        assert alone[0].tolist() == own[: alone.shape[1]].tolist()
+
+
+@torch.inference_mode()
+def test_shared_beginnings_change_nothing(world: StockWorld) -> None:
+    predictor, backbone = world.predictor, world.predictor.model.backbone
+    slots = predictor.slots((WIDE, TALL))
+    rows = [predictor.answers.given([slot], ASKED, choice, "given") for slot in slots for choice in CHOICES]
+    tokens = pad_rows(rows, backbone.special_tokens.pad)
+    numbers = torch.tensor([[0]] * len(CHOICES) + [[1]] * len(CHOICES))
+    shown = ConversationImages(numbers, tuple(slot.num_tokens for slot in slots), None, tokens.positions)
+    images = predictor.images.tokens(predictor.images.find_all((WIDE, TALL)))
+    text = (tokens.input_ids, tokens.attention_mask, shown, images)
+    apart, shared = backbone.hidden_states(*text), backbone.shared_hidden_states(*text)
+    is_token = tokens.attention_mask.bool()
+    torch.testing.assert_close(apart[is_token], shared[is_token], rtol=0, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_many_questions_at_once_give_what_they_give_alone(world: StockWorld) -> None:
+    predictor = world.predictor
+    photos = (WIDE, TALL)
+    batch = QuestionBatch(predictor, [predictor.images.read(photo) for photo in photos])
+    nothing = ((),) * len(CHOICES)
+    asked = [ChoiceRequest(number, turns, CHOICES, nothing) for number in (0, 1) for turns in (ASKED, LATER)]
+    together = batch.score_choices(asked)
+    replies = batch.reply([ReplyRequest(one.image, one.turns) for one in asked], 10)
+    for request, scores, reply in zip(asked, together, replies, strict=True):
+        alone = predictor.score_choices(photos[request.image], request.turns, CHOICES)
+        for one, other in zip(scores, alone, strict=True):
+            assert one.answer_log_prob == pytest.approx(other.answer_log_prob, abs=1e-4)
+            assert one.conversation_log_prob == pytest.approx(other.conversation_log_prob, abs=1e-4)
+            assert one.answer_tokens == other.answer_tokens
+        assert reply == predictor.generate_text(photos[request.image], request.turns, 10)
+
+
+def test_labels_and_phrases_are_those_of_the_answers(world: StockWorld) -> None:
+    predictor, answer = world.predictor, "It has a front wheel and a wing."
+    spans = tuple(CharSpan(answer.index(word), answer.index(word) + len(word)) for word in ("front wheel", "wing"))
+    exchanges = [Exchange("What parts?", answer, spans), Exchange("And?", "A wing.", (CharSpan(2, 6),))]
+    row = predictor.encoder.encode(exchanges, predictor.slots((WIDE,)))
+    tokenizer, ids = predictor.tokenizer, row.encoded.input_ids
+    supervised = [token for token in row.labels if token != IGNORE_INDEX]
+    end = tokenizer.convert_ids_to_tokens(predictor.model.backbone.special_tokens.eos)
+    text = tokenizer.decode(supervised)
+    assert text.replace(" ", "") == f"{answer}{end}A wing.{end}".replace(" ", "")
+    words = [tokenizer.decode(ids[span.start : span.end]).strip() for span in row.spans]
+    assert words == ["front wheel", "wing", "wing"]
+    assert ids[
+        : len(predictor.answers.prompt((Turn(Role.USER, "What parts?"),), predictor.slots((WIDE,))).input_ids)
+    ] == (predictor.answers.prompt((Turn(Role.USER, "What parts?"),), predictor.slots((WIDE,))).input_ids)
+
+
+def test_adapters_are_in_the_decoder_alone_and_their_absence_is_the_teacher(world: StockWorld) -> None:
+    model = world.predictor.model
+    adapted = [name for name, _ in model.named_parameters() if "lora_" in name]
+    decoder = FAMILIES[model.config.hf.model_type].decoder  # type: ignore[union-attr]
+    layers = model.config.language.num_layers
+    assert len(adapted) == layers * 2 * 2
+    assert all(f".{decoder}.layers." in name for name in adapted)
+    row = world.predictor.answers.given(world.predictor.slots((WIDE,)), ASKED, "It has a wing.", "given")
+    before = world.predictor._hidden_states((WIDE,), [row])
+    try:
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if "lora_B" in name:
+                    parameter.normal_()
+        changed = world.predictor._hidden_states((WIDE,), [row])
+        with adapters_off(model.backbone.network):
+            teacher = world.predictor._hidden_states((WIDE,), [row])
+    finally:
+        reset_adapters(model.backbone)
+    assert float((changed - before).abs().max()) > 1e-2
+    assert torch.equal(teacher, before)
+
+
+@pytest.mark.parametrize("family", MRoPE)
+def test_positions_are_those_of_the_stock_model(
+    family: str, worlds: dict[str, StockWorld], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    if family not in worlds:
+        worlds[family] = make_world(tmp_path_factory.mktemp("stock") / family, family)
+    world = worlds[family]
+    row = world.predictor.answers.given(world.predictor.slots((WIDE, TALL)), LATER, "A wing.", "given")
+    inputs = world.inputs(row.rendered.text, WIDE, TALL)
+    expected, _ = world.stock.model.get_rope_index(
+        inputs["input_ids"], inputs["mm_token_type_ids"], image_grid_thw=inputs["image_grid_thw"]
+    )
+    positions = row.encoded.positions()
+    assert positions is not None
+    assert np.array_equal(positions, expected[:, 0].numpy())
+
+
+def test_rectangles_by_hand() -> None:
+    # Text 0 1, an image of 2 rows and 3 columns at 2, text from 2 + 3, an image of one token, text after it.
+    found = rectangle_positions(12, [2, 9], [(2, 3), (1, 1)])
+    assert found[0].tolist() == [0, 1, 2, 2, 2, 2, 2, 2, 5, 6, 7, 8]
+    assert found[1].tolist() == [0, 1, 2, 2, 2, 3, 3, 3, 5, 6, 7, 8]
+    assert found[2].tolist() == [0, 1, 2, 3, 4, 2, 3, 4, 5, 6, 7, 8]
+
+
+def test_gradients_reach_the_adapters_through_checkpointed_layers(world: StockWorld) -> None:
+    model = world.predictor.model
+    row = world.predictor.answers.given(world.predictor.slots((WIDE,)), ASKED, "It has a wing.", "given")
+    tokens = pad_rows([row], model.backbone.special_tokens.pad)
+    shown = world.predictor._shown((WIDE,), [row.encoded])
+    images = world.predictor._image_tokens((WIDE,))
+    adapters = [parameter for name, parameter in model.named_parameters() if "lora_B" in name]
+
+    def gradients() -> list[torch.Tensor]:
+        states = model.backbone.shared_hidden_states(tokens.input_ids, tokens.attention_mask, shown, images)
+        return list(torch.autograd.grad(states.square().sum(), adapters))
+
+    model.train()
+    try:
+        plain = gradients()
+        model.enable_gradient_checkpointing()
+        checkpointed = gradients()
+    finally:
+        model.eval()
+        model.backbone.stock.gradient_checkpointing_disable()
+    assert all(float(gradient.abs().max()) > 0 for gradient in plain)
+    for one, other in zip(plain, checkpointed, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("model_type", ["gemma3", "qwen3_5", "", "no_such_model"])
+def test_other_architectures_are_refused_by_name(model_type: str) -> None:
+    with pytest.raises(ValueError, match=r"none of the families.*qwen3_vl"):
+        build_hf(HfBackboneConfig(stock={"model_type": model_type}), None)
+
+
+def test_tied_embeddings_stay_one_tensor_without_memory_too(tmp_path: Path) -> None:
+    ARCHITECTURES["qwen3_vl"](tmp_path / "stock")
+    config = stock_config(tmp_path / "stock", LoraConfig(rank=2))
+    assert config.hf is not None
+    text = {**config.hf.stock["text_config"], "tie_word_embeddings": True}  # type: ignore[dict-item]
+    tied = replace(
+        config, hf=replace(config.hf, stock={**config.hf.stock, "text_config": text, "tie_word_embeddings": True})
+    )
+    for is_empty in (False, True):
+        stock = build_model(tied, is_backbone_empty=is_empty).backbone.stock
+        assert stock.get_output_embeddings().weight is stock.get_input_embeddings().weight
+    assert read_stock_checkpoint(tmp_path / "stock").config.end_tokens[0] == "<|im_end|>"
