@@ -4,8 +4,9 @@ Training settings (loss weights, trainable modules, schedule, data) are in plum/
 saved model.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 Quantization = Literal["none", "int8", "nf4"]
 """Storage of a frozen language model: unchanged, or quantized to 8 or 4 bits by bitsandbytes."""
@@ -157,6 +158,40 @@ class SamConfig:
     """Arithmetic of the mask decoder's dense positional encoding. `float32`: SAM's own. `bfloat16`: what the code of
     LISA's, M2SA's and PLUM's authors computes in a bfloat16 model, whose grid, frequencies, sines and cosines are all
     rounded (off by .0055 on average and .14 at most at SAM's size)."""
+
+
+@dataclass(frozen=True)
+class Sam2Config:
+    """SAM 2 or 2.1, or a relative with the same mask decoder, built from transformers' own modules.
+
+    Prompt encoder and mask decoder are SAM 2's in all of them; `vision` describes the image encoder. An image is
+    stretched to the square input instead of padded.
+    """
+
+    model_type: Literal["sam2", "edgetam", "sam3_tracker"]
+    """Which of transformers' models: `sam2` (SAM 2 and 2.1), `edgetam` (needs the package timm) or `sam3_tracker` (the
+    part of SAM 3 that takes prompts). Its presence in `model.sam` selects this configuration instead of SAM's."""
+    image_size: int = 1024
+    """Side of the square input in pixels (SAM 3: 1008)."""
+    patch_size: int = 16
+    """Pixels of the input per cell of the embedding grid, in each direction (SAM 3: 14)."""
+    prompt_dim: int = 256
+    """Prompt width C."""
+    mask_in_channels: int = 16
+    """Channels of the prompt encoder's mask-downscaling convolutions."""
+    decoder_depth: int = 2
+    """Number of two-way attention blocks of the mask decoder."""
+    decoder_heads: int = 8
+    """Attention heads of each of these blocks."""
+    decoder_mlp_dim: int = 2048
+    """Width of their feed-forward layers."""
+    vision: dict[str, Any] = field(default_factory=dict)
+    """The image encoder, by the names of transformers' `vision_config` for this model type. What is left out has
+    transformers' default: `{}` is SAM 2.1's Hiera-tiny. Always complete in a saved model."""
+
+
+SegmenterConfig = SamConfig | Sam2Config
+"""What turns queries into masks: SAM, or SAM 2 and its relatives. Both have the fields that other modules read."""
 
 
 @dataclass(frozen=True)
@@ -340,7 +375,8 @@ class ModelConfig:
     """Architecture of a system: backbone + query selector + mask predictor + optional parts."""
 
     llava: LlavaConfig
-    sam: SamConfig
+    sam: SegmenterConfig
+    """SAM, or SAM 2 and its relatives if it has a `model_type`."""
     tagger: TaggerConfig | None = field(default_factory=TaggerConfig)
     """Span tagger of PLUM; None in systems that write [SEG] tokens instead."""
     feedback: FeedbackConfig = field(default_factory=FeedbackConfig)
@@ -352,6 +388,11 @@ class ModelConfig:
     """Required by systems other than PLUM, which adds no token; None in PLUM."""
     calico: CalicoConfig | None = None
     """Required by `calico`; None in the other systems."""
+
+
+def names_sam2(block: object) -> bool:
+    """Return whether a `model.sam` block of a file is a `Sam2Config`'s."""
+    return isinstance(block, Mapping) and "model_type" in block
 
 
 def usual_fit(conversation: Conversation) -> Fit:

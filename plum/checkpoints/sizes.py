@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from plum.config import ModelConfig
+from partonomy.files import is_integer
+from plum.config import ModelConfig, Sam2Config, SegmenterConfig
 
 Shape = tuple[int, ...]
 
@@ -68,7 +69,7 @@ def _describe(where: str, key: str, value: int, found: str) -> str:
 
 
 def _widths(config: ModelConfig) -> Iterator[_Width]:
-    language, vision, sam = config.llava.language, config.llava.vision, config.sam
+    language, vision = config.llava.language, config.llava.vision
     yield _Width("llava.language.hidden_size", language.hidden_size, r"language_model\.norm\.weight$", 0)
     gate = r"language_model\.layers\.0\.mlp\.gate_proj(\.base_layer)?\.weight$"
     yield _Width("llava.language.intermediate_size", language.intermediate_size, gate, 0)
@@ -81,15 +82,23 @@ def _widths(config: ModelConfig) -> Iterator[_Width]:
         positions = r"vision_tower.*\.position_embedding\.weight$"
         patches = vision.num_patches + 1
         yield _Width("the number of patches of llava.vision.image_size, plus 1,", patches, positions, 0)
+    yield from _segmenter_widths(config.sam)
+    yield _Width("sam.prompt_dim", config.sam.prompt_dim, r"^sam\.prompt_encoder\.no_mask_embed\.weight$", 1)
+    yield from _calico_widths(config)
+    decoder = r"^sam\.mask_decoder\.transformer\.layers\.0\.mlp\.(lin1|proj_in)\.weight$"
+    yield _Width("sam.decoder_mlp_dim", config.sam.decoder_mlp_dim, decoder, 0)
+
+
+def _segmenter_widths(sam: SegmenterConfig) -> Iterator[_Width]:
+    if isinstance(sam, Sam2Config):  # the widths of its encoder are only bounded: each model type has its own names
+        channels = r"^sam\.prompt_encoder\.mask_embed\.conv3\.weight$"
+        yield _Width("sam.mask_in_channels", sam.mask_in_channels, channels, 1)
+        return
     yield _Width("sam.encoder_dim", sam.encoder_dim, r"^sam\.image_encoder\.patch_embed\.proj\.weight$", 0)
     yield _Width("sam.patch_size", sam.patch_size, r"^sam\.image_encoder\.patch_embed\.proj\.weight$", 2)
     if sam.patch_size > 0:
         side = sam.image_size // sam.patch_size
         yield _Width("the patches per side of sam.image_size", side, r"^sam\.image_encoder\.pos_embed$", 1)
-    yield _Width("sam.prompt_dim", sam.prompt_dim, r"^sam\.prompt_encoder\.no_mask_embed\.weight$", 1)
-    yield from _calico_widths(config)
-    decoder = r"^sam\.mask_decoder\.transformer\.layers\.0\.mlp\.lin1\.weight$"
-    yield _Width("sam.decoder_mlp_dim", sam.decoder_mlp_dim, decoder, 0)
 
 
 def _calico_widths(config: ModelConfig) -> Iterator[_Width]:
@@ -123,8 +132,27 @@ def _depths(config: ModelConfig) -> Iterator[_Depth]:
     if config.calico is not None and config.calico.dino is not None:
         layers = config.calico.dino.num_layers
         yield _Depth("calico.dino.num_layers", layers, r"^llava\.dino\.network\.encoder\.layer\.(\d+)\.")
-    yield _Depth("sam.encoder_depth", config.sam.encoder_depth, r"^sam\.image_encoder\.blocks\.(\d+)\.")
+    yield from _encoder_depths(config.sam)
     yield _Depth("sam.decoder_depth", config.sam.decoder_depth, r"^sam\.mask_decoder\.transformer\.layers\.(\d+)\.")
+
+
+def _encoder_depths(sam: SegmenterConfig) -> Iterator[_Depth]:
+    if not isinstance(sam, Sam2Config):
+        yield _Depth("sam.encoder_depth", sam.encoder_depth, r"^sam\.image_encoder\.blocks\.(\d+)\.")
+        return
+    layers = r"^sam\.vision_encoder\.backbone\.(?:blocks|layers)\.(\d+)\."
+    for key, numbers in _encoder_numbers(sam):
+        if key in ("blocks_per_stage", "num_hidden_layers"):
+            yield _Depth(f"sam.vision.backbone_config.{key} (sum)", sum(numbers), layers)
+
+
+def _encoder_numbers(sam: Sam2Config) -> Iterator[tuple[str, list[int]]]:
+    """Yield the integers of the image encoder's backbone, alone or in a list, by name."""
+    backbone = sam.vision.get("backbone_config")
+    for key, value in backbone.items() if isinstance(backbone, dict) else ():
+        numbers = value if isinstance(value, list) else [value]
+        if all(is_integer(one) for one in numbers):
+            yield key, numbers
 
 
 def _bounded(config: ModelConfig) -> Iterator[tuple[str, int]]:
@@ -134,6 +162,10 @@ def _bounded(config: ModelConfig) -> Iterator[tuple[str, int]]:
     yield "llava.language.num_heads", language.num_heads
     yield "llava.language.num_key_value_heads", language.num_key_value_heads
     yield "sam.mask_in_channels", config.sam.mask_in_channels
+    if isinstance(config.sam, Sam2Config):
+        for key, numbers in _encoder_numbers(config.sam):
+            if key in ("hidden_size", "intermediate_size", "embed_dim_per_stage"):
+                yield f"sam.vision.backbone_config.{key}", max(numbers, default=0)
     if config.tagger is not None:
         yield "tagger.feedforward_dim", config.tagger.feedforward_dim
     if config.feedback.use_order_embedding:

@@ -1,4 +1,4 @@
-"""Image preprocessing for the two towers: CLIP's square input and SAM's padded square input.
+"""Image preprocessing for the two towers: CLIP's square input and the segmenter's.
 
 CLIP (`VisionConfig.fit`): `crop` equals transformers' CLIPImageProcessor, with which LLaVA v1, LISA, M2SA and the code
 of PLUM's authors train: the language model then sees nothing of the borders of a photograph that is not square, while
@@ -7,9 +7,12 @@ SAM sees all of it. (M2SA's paper says "resized to 224 x 224", PLUM's paper noth
 from scratch, its parts reach the border, and no patch is wasted on padding. For square images all three are the same.
 SAM: the longest side is resized to the input size (PIL bilinear, as in segment-anything's `ResizeLongestSide`), pixels
 are normalised with SAM's statistics, and the bottom and the right are padded with zeros.
+SAM 2 and its relatives: the image is stretched to the square (PIL bilinear), without padding, and normalised with
+ImageNet's statistics, which are SAM's, or SAM 3's (`Sam2ImageProcessor`, `Sam3ImageProcessor` of transformers).
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -17,7 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from plum.config import Fit, ModelConfig, usual_fit
+from plum.config import Fit, ModelConfig, Sam2Config, SegmenterConfig, usual_fit
 from plum.structures import IGNORE_INDEX, ImageFrame
 
 cv2.setNumThreads(0)  # loaders run one process per core already
@@ -26,15 +29,50 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 SAM_MEAN = (123.675, 116.28, 103.53)
 SAM_STD = (58.395, 57.12, 57.375)
+SAM_3_MEAN = SAM_3_STD = (127.5, 127.5, 127.5)
 
 
 @dataclass(frozen=True)
 class ImageInputs:
-    """One image for both towers, float32: clip_pixels [3, p, p]; sam_pixels [3, P, P], or None if SAM is not run."""
+    """One image for both towers, float32: clip_pixels [3, p, p]; sam_pixels [3, P, P], or None without a segmenter."""
 
     clip_pixels: Tensor
     sam_pixels: Tensor | None
     frame: ImageFrame
+
+
+@dataclass(frozen=True)
+class SegmenterInput:
+    """How an image becomes a segmenter's input.
+
+    Attributes:
+        size: P, side of the square in pixels.
+        fit: `pad`: the longest side is resized to P, the rest padded; `stretch`: both sides are resized to P.
+        mean, std: pixel statistics, RGB, 0 to 255.
+    """
+
+    size: int
+    fit: Literal["pad", "stretch"] = "pad"
+    mean: tuple[float, ...] = SAM_MEAN
+    std: tuple[float, ...] = SAM_STD
+
+    def frame(self, height: int, width: int) -> ImageFrame:
+        """Return the sizes of an image of `height` x `width` pixels before and after resizing."""
+        resized = resized_size(height, width, self.size) if self.fit == "pad" else (self.size, self.size)
+        return ImageFrame((height, width), resized)
+
+    def __call__(self, image: np.ndarray, frame: ImageFrame) -> Tensor:
+        """Return the normalised input [3, P, P], float32, of a uint8 image; see `sam_input`."""
+        return sam_input(image, frame, self.size, self.mean, self.std)
+
+
+def segmenter_input(config: SegmenterConfig) -> SegmenterInput:
+    """Return the preprocessing that a segmenter was trained with."""
+    if not isinstance(config, Sam2Config):
+        return SegmenterInput(config.image_size)
+    if config.model_type == "sam3_tracker":
+        return SegmenterInput(config.image_size, "stretch", SAM_3_MEAN, SAM_3_STD)
+    return SegmenterInput(config.image_size, "stretch")
 
 
 @dataclass(frozen=True)
@@ -43,13 +81,13 @@ class ImageTransform:
 
     Attributes:
         clip_size: p, side of CLIP's input in pixels.
-        sam_size: P, side of SAM's input in pixels.
-        sam_patch: side of a cell of SAM's embedding grid, in pixels of its input.
+        for_segmenter: how the segmenter's input is made.
+        sam_patch: side of a cell of its embedding grid, in pixels of its input.
         clip_fit: how a non-square image is fitted to CLIP's square (`VisionConfig.fit`).
     """
 
     clip_size: int
-    sam_size: int
+    for_segmenter: SegmenterInput
     sam_patch: int
     clip_fit: Fit
 
@@ -66,13 +104,18 @@ class ImageTransform:
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
             raise ValueError(f"an image must be a uint8 RGB array (H, W, 3), got {image.dtype} {image.shape}")
         height, width = image.shape[:2]
-        frame = ImageFrame((height, width), resized_size(height, width, self.sam_size))
-        sam_pixels = sam_input(image, frame, self.sam_size) if for_sam else None
+        frame = self.for_segmenter.frame(height, width)
+        sam_pixels = self.for_segmenter(image, frame) if for_sam else None
         return ImageInputs(clip_input(image, self.clip_size, self.clip_fit), sam_pixels, frame)
 
     @property
+    def sam_size(self) -> int:
+        """P, side of the segmenter's input in pixels."""
+        return self.for_segmenter.size
+
+    @property
     def mask_size(self) -> int:
-        """Pixels per side of SAM's low-resolution masks."""
+        """Pixels per side of the segmenter's low-resolution masks."""
         return 4 * (self.sam_size // self.sam_patch)
 
 
@@ -80,7 +123,7 @@ def build_image_transform(config: ModelConfig) -> ImageTransform:
     """Build the image transform that a model is trained with."""
     vision = config.llava.vision
     fit = vision.fit or usual_fit(config.llava.conversation)
-    return ImageTransform(vision.image_size, config.sam.image_size, config.sam.patch_size, fit)
+    return ImageTransform(vision.image_size, segmenter_input(config.sam), config.sam.patch_size, fit)
 
 
 def resized_size(height: int, width: int, sam_size: int) -> tuple[int, int]:
@@ -98,17 +141,23 @@ def clip_input(image: np.ndarray, size: int, fit: Fit) -> Tensor:
     return torch.from_numpy(_normalise(pixels, CLIP_MEAN, CLIP_STD))
 
 
-def sam_input(image: np.ndarray, frame: ImageFrame, size: int) -> Tensor:
-    """SAM's normalised input [3, size, size], float32; zeros right of and below the image."""
+def sam_input(
+    image: np.ndarray,
+    frame: ImageFrame,
+    size: int,
+    mean: tuple[float, ...] = SAM_MEAN,
+    std: tuple[float, ...] = SAM_STD,
+) -> Tensor:
+    """A segmenter's normalised input [3, size, size], float32; zeros right of and below the image."""
     height, width = frame.resized
     pixels = _channels_first(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
     padded = np.zeros((3, size, size), dtype=np.float32)
-    padded[:, :height, :width] = _normalise(pixels, SAM_MEAN, SAM_STD)
+    padded[:, :height, :width] = _normalise(pixels, mean, std)
     return torch.from_numpy(padded)
 
 
 def grid_classes(part_map: np.ndarray, frame: ImageFrame, transform: ImageTransform) -> Tensor:
-    """Sample the class at the centre of every pixel of SAM's low-resolution masks (4 x 4 pixels per embedding cell).
+    """Sample the class at the centre of every pixel of low-resolution masks (4 x 4 pixels per embedding cell).
 
     Args:
         part_map: integer classes (H, W), original-image pixels.
@@ -119,7 +168,7 @@ def grid_classes(part_map: np.ndarray, frame: ImageFrame, transform: ImageTransf
         LongTensor [4h, 4w], IGNORE_INDEX for pixels whose centre lies in the padding.
     """
     n = transform.mask_size
-    centres = (np.arange(n) + 0.5) * transform.sam_size / n  # pixels of SAM's padded input
+    centres = (np.arange(n) + 0.5) * transform.sam_size / n  # pixels of the segmenter's input
     (height, width), (inner_height, inner_width) = frame.original, frame.resized
     rows = (centres * height / inner_height).astype(np.int64)
     columns = (centres * width / inner_width).astype(np.int64)

@@ -1,4 +1,4 @@
-"""A grounded language model: LLaVA answers, spans of the answer become queries, SAM turns queries into masks.
+"""A grounded language model: LLaVA answers, spans of the answer become queries, a segmenter turns queries into masks.
 
 One forward pass serves training and evaluation of every system; each stage can also be called alone (paper, section 4,
 figure 3). Systems differ in the components they pass in: the query projection, a tagger or none, a SAM, a feedback loop
@@ -17,12 +17,13 @@ from plum.models.heads.mask_feedback import EncodedMasks, FeedbackContext, MaskF
 from plum.models.heads.query_projection import QueryProjection
 from plum.models.heads.span_tagger import SpanTagger
 from plum.models.heads.teacher import span_teacher_states
-from plum.models.segmenters.sam import SegmentAnything
+from plum.models.segmenters.segmenter import Segmenter
 from plum.structures import (
     IGNORE_INDEX,
     Batch,
     ConversationImages,
     GroundedOutput,
+    ImageEmbeddings,
     ImageFeatures,
     ImageTokens,
     SpanBounds,
@@ -40,7 +41,7 @@ class GroundedLMM(nn.Module):
         llava: LlavaBackbone,
         tagger: SpanTagger | None,
         query_projection: QueryProjection,
-        sam: SegmentAnything,
+        sam: Segmenter,
         feedback: MaskFeedback | None,
     ) -> None:
         super().__init__()
@@ -61,13 +62,15 @@ class GroundedLMM(nn.Module):
         """Where the weights come from, for messages."""
         return self.llava.weights_name
 
-    def forward(self, batch: Batch, with_teacher: bool, sam_embeddings: Tensor | None = None) -> GroundedOutput:
+    def forward(
+        self, batch: Batch, with_teacher: bool, sam_embeddings: ImageEmbeddings | None = None
+    ) -> GroundedOutput:
         """Run every stage on a collated batch, with the batch's own spans.
 
         Args:
             batch: collated samples; may contain no image and no span.
             with_teacher: also return the states with adapters off, for the KL term (systems with tagged phrases).
-            sam_embeddings: [B, C, h, w], if known already; SAM's encoder is then not run.
+            sam_embeddings: of the B images, if known already; SAM's encoder is then not run.
         """
         images = self.encode_images(batch.clip_pixels, batch.sam_pixels, sam_embeddings, batch.sam_rows)
         text = (batch.input_ids, batch.attention_mask, batch.shown, images.tokens)
@@ -91,16 +94,17 @@ class GroundedLMM(nn.Module):
         self,
         clip_pixels: Tensor,
         sam_pixels: Tensor,
-        sam_embeddings: Tensor | None = None,
+        sam_embeddings: ImageEmbeddings | None = None,
         sam_rows: Tensor | None = None,
     ) -> ImageFeatures:
         """Encode B images (B may be 0) with both towers, each image once.
 
         Args:
             clip_pixels: [B, 3, p, p], normalised for CLIP.
-            sam_pixels: [U, 3, P, P], normalised for SAM, padded bottom and right.
-            sam_embeddings: [B, C, h, w], if known already.
-            sam_rows: [U], rows of the images that SAM encodes; the other embeddings are zeros. None: all images.
+            sam_pixels: [U, 3, P, P], normalised for the segmenter.
+            sam_embeddings: of the B images, if known already.
+            sam_rows: [U], rows of the images that the segmenter encodes; the other embeddings are zeros. None: all
+                images.
         """
         like = next(self.query_projection.parameters())
         if len(clip_pixels) == 0:
@@ -108,14 +112,13 @@ class GroundedLMM(nn.Module):
         else:
             tokens = self.llava.encode_images(clip_pixels)
         if sam_embeddings is not None:
-            return ImageFeatures(tokens, sam_embeddings)
+            return ImageFeatures(tokens, self.sam.prepare(sam_embeddings))
         if len(sam_pixels) == 0:
-            return ImageFeatures(tokens, like.new_zeros(len(clip_pixels), self.prompt_dim, *self.sam.grid))
-        embeddings = self.sam.encode_images(sam_pixels)
+            return ImageFeatures(tokens, self.sam.no_embeddings(len(clip_pixels), like))
+        embeddings = self.sam.prepare(self.sam.encode_images(sam_pixels))
         if sam_rows is None or len(sam_pixels) == len(clip_pixels):
             return ImageFeatures(tokens, embeddings)
-        nowhere = embeddings.new_zeros(len(clip_pixels), *embeddings.shape[1:])
-        return ImageFeatures(tokens, nowhere.index_copy(0, sam_rows, embeddings))
+        return ImageFeatures(tokens, embeddings.spread(sam_rows, len(clip_pixels)))
 
     def hidden_states(
         self, input_ids: Tensor, attention_mask: Tensor, shown: ConversationImages, image_tokens: ImageTokens
@@ -175,7 +178,7 @@ class GroundedLMM(nn.Module):
         """Continue prompts greedily; see `LlavaBackbone.generate`. Returns token ids [N, up to max_new_tokens]."""
         return self.llava.generate(input_ids, attention_mask, shown, image_tokens, max_new_tokens)
 
-    def decode_masks(self, hidden_states: Tensor, spans: SpanBounds, image_embeddings: Tensor) -> Tensor:
+    def decode_masks(self, hidden_states: Tensor, spans: SpanBounds, image_embeddings: ImageEmbeddings) -> Tensor:
         """Decode one mask per span, in reading order within each conversation, feeding back earlier masks.
 
         A mask is fed back to later spans of the same conversation and image only. Step s decodes the s-th span of all
@@ -184,10 +187,10 @@ class GroundedLMM(nn.Module):
         Args:
             hidden_states: [N, T, D].
             spans: M token ranges, sorted by conversation, then reading order.
-            image_embeddings: [B, C, h, w] from `encode_images`.
+            image_embeddings: of the B images, from `encode_images`.
 
         Returns:
-            Mask logits [M, 4h, 4w], float32, in the frame of SAM's padded input.
+            Mask logits [M, 4h, 4w], float32, in the frame of the segmenter's square input.
 
         Raises:
             ValueError: a span belongs to a conversation without an image.
@@ -208,12 +211,12 @@ class GroundedLMM(nn.Module):
         )
         return decoded[by_step.argsort()]
 
-    def _decode_with_feedback(self, queries_of_steps: Sequence[Tensor], image_embeddings: Tensor) -> Tensor:
+    def _decode_with_feedback(self, queries_of_steps: Sequence[Tensor], image_embeddings: ImageEmbeddings) -> Tensor:
         """Run the decode loop; the rows of each step are a prefix of the previous step's rows.
 
         Args:
             queries_of_steps: for each step [R_s, C], R_0 >= R_1 >= ...
-            image_embeddings: [R_0, C, h, w].
+            image_embeddings: of each row's image, R_0 rows.
 
         Returns:
             Mask logits of all steps, concatenated, [M, 4h, 4w].
@@ -221,7 +224,7 @@ class GroundedLMM(nn.Module):
         decoded: list[Tensor] = []
         earlier: list[EncodedMasks] = []
         context = self.prepare_feedback()
-        image_embeddings = image_embeddings.contiguous(memory_format=torch.channels_last)  # once, not in every step
+        image_embeddings = image_embeddings.channels_last()  # once, not in every step
         for step, queries in enumerate(queries_of_steps):
             num_rows = len(queries)
             if step > 0:
@@ -245,26 +248,25 @@ class GroundedLMM(nn.Module):
         """Encode masks as feedback for later ones; interactive callers may pass their own masks.
 
         Args:
-            mask_logits: [R, 4h, 4w], frame of SAM's padded input.
+            mask_logits: [R, 4h, 4w], frame of the segmenter's square input.
             queries: [R, C], of the masks' spans.
             order: 0-based position of the masks in their conversations.
             context: from `prepare_feedback`.
         """
         assert self.feedback is not None
-        downscaling = self.sam.prompt_encoder.mask_downscaling
-        return self.feedback.encode(mask_logits, queries, order, downscaling, context)
+        return self.feedback.encode(mask_logits, queries, order, self.sam.mask_layers(), context)
 
     def decode_step(
-        self, queries: Tensor, image_embeddings: Tensor, earlier: Sequence[EncodedMasks], position: Tensor
+        self, queries: Tensor, image_embeddings: ImageEmbeddings, earlier: Sequence[EncodedMasks], position: Tensor
     ) -> Tensor:
         """Decode one mask per row from its query, its image and the earlier masks of its conversation.
 
         Args:
             queries: [R, C].
-            image_embeddings: [R, C, h, w], each row's image.
+            image_embeddings: of each row's image.
             earlier: earlier masks in order, each with the same R rows; interactive callers may drop, insert or
                 replace them.
-            position: SAM's dense positional encoding.
+            position: the segmenter's dense positional encoding.
 
         Returns:
             Mask logits [R, 4h, 4w], float32.

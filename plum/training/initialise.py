@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from plum.checkpoints.model_config_io import describe_differences, read_model_config
 from plum.checkpoints.store import HEAD_PREFIX, has_heads, has_projector, is_projector, saved_tensors
 from plum.checkpoints.weights import copy_tensors
-from plum.config import CalicoConfig, ModelConfig, Quantization, SpecialTokensConfig, with_fit
+from plum.config import CalicoConfig, ModelConfig, Quantization, SamConfig, SpecialTokensConfig, with_fit
 from plum.models.backbones.lora import is_adapter, name_without_adapters, reset_adapters
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.systems.registry import build_model
@@ -162,7 +162,7 @@ def require_same_backbone(own: ModelConfig, folder: str) -> None:
     if own_inputs != saved_inputs and not has_heads(folder):
         vision = replace(own.llava.vision, fit=saved.llava.vision.fit)
         own = replace(own, llava=replace(own.llava, vision=vision, conversation=saved.llava.conversation))
-    if not has_heads(folder):
+    if not has_heads(folder) and isinstance(own.sam, SamConfig) and isinstance(saved.sam, SamConfig):
         own = replace(own, sam=replace(own.sam, position_dtype=saved.sam.position_dtype))
     vision = own.llava.vision
     if own.calico is not None and own.calico.qformer is None:  # the Q-Former is left behind, and its number of tokens

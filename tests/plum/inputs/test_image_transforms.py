@@ -14,6 +14,7 @@ from plum.inputs.image_transforms import (
     SAM_MEAN,
     SAM_STD,
     ImageTransform,
+    SegmenterInput,
     build_image_transform,
     clip_input,
     grid_classes,
@@ -111,7 +112,7 @@ def test_resized_size_rounds_as_segment_anything_does(size: tuple[int, int], exp
 
 def test_grid_classes_read_cell_centres() -> None:
     # 4 x 8 original, SAM input 16 in one cell, so 4 x 4 pixels of 4: resized to 8 x 16, the lower half is padding.
-    transform = ImageTransform(8, 16, 16, "stretch")
+    transform = ImageTransform(8, SegmenterInput(16), 16, "stretch")
     frame = ImageFrame((4, 8), (8, 16))
     part_map = np.arange(32).reshape(4, 8)
     # Centres 2, 6 | 10, 14 in input pixels are rows 1, 3 and columns 1, 3, 5, 7 of the original (scale 1/2).
