@@ -186,6 +186,17 @@ class ImageEmbeddings:
 
 
 @dataclass(frozen=True)
+class KnownEmbeddings:
+    """Embeddings of a batch's images in which something is segmented, computed before: U images, by row.
+
+    rows: LongTensor [U], ascending
+    """
+
+    embeddings: ImageEmbeddings
+    rows: Tensor
+
+
+@dataclass(frozen=True)
 class ConversationImages:
     """The images of N conversations, each in the order in which the conversation shows them.
 

@@ -26,6 +26,7 @@ from plum.structures import (
     ImageEmbeddings,
     ImageFeatures,
     ImageTokens,
+    KnownEmbeddings,
     SpanBounds,
     TagChain,
 )
@@ -62,17 +63,16 @@ class GroundedLMM(nn.Module):
         """Where the weights come from, for messages."""
         return self.llava.weights_name
 
-    def forward(
-        self, batch: Batch, with_teacher: bool, sam_embeddings: ImageEmbeddings | None = None
-    ) -> GroundedOutput:
+    def forward(self, batch: Batch, with_teacher: bool, known: KnownEmbeddings | None = None) -> GroundedOutput:
         """Run every stage on a collated batch, with the batch's own spans.
 
         Args:
             batch: collated samples; may contain no image and no span.
             with_teacher: also return the states with adapters off, for the KL term (systems with tagged phrases).
-            sam_embeddings: of the B images, if known already; SAM's encoder is then not run.
+            known: embeddings of all images to segment, if they are known already; the segmenter's encoder is then not
+                run.
         """
-        images = self.encode_images(batch.clip_pixels, batch.sam_pixels, sam_embeddings, batch.sam_rows)
+        images = self.encode_images(batch.clip_pixels, batch.sam_pixels, batch.sam_rows, known)
         text = (batch.input_ids, batch.attention_mask, batch.shown, images.tokens)
         hidden_states = self.llava.shared_hidden_states(*text)
         states, labels = supervised_states(hidden_states, batch.labels)
@@ -94,29 +94,31 @@ class GroundedLMM(nn.Module):
         self,
         clip_pixels: Tensor,
         sam_pixels: Tensor,
-        sam_embeddings: ImageEmbeddings | None = None,
         sam_rows: Tensor | None = None,
+        known: KnownEmbeddings | None = None,
     ) -> ImageFeatures:
         """Encode B images (B may be 0) with both towers, each image once.
 
         Args:
             clip_pixels: [B, 3, p, p], normalised for CLIP.
             sam_pixels: [U, 3, P, P], normalised for the segmenter.
-            sam_embeddings: of the B images, if known already.
             sam_rows: [U], rows of the images that the segmenter encodes; the other embeddings are zeros. None: all
                 images.
+            known: embeddings to take instead of encoding `sam_pixels`.
         """
         like = next(self.query_projection.parameters())
         if len(clip_pixels) == 0:
             tokens = ImageTokens(like.new_zeros(0, self.llava.num_image_tokens, self.query_projection.hidden_size))
         else:
             tokens = self.llava.encode_images(clip_pixels)
-        if sam_embeddings is not None:
-            return ImageFeatures(tokens, self.sam.prepare(sam_embeddings))
-        if len(sam_pixels) == 0:
+        if known is not None:
+            embeddings, sam_rows = known.embeddings, known.rows
+        elif len(sam_pixels) == 0:
             return ImageFeatures(tokens, self.sam.no_embeddings(len(clip_pixels), like))
-        embeddings = self.sam.prepare(self.sam.encode_images(sam_pixels))
-        if sam_rows is None or len(sam_pixels) == len(clip_pixels):
+        else:
+            embeddings = self.sam.encode_images(sam_pixels)
+        embeddings = self.sam.prepare(embeddings)
+        if sam_rows is None or len(embeddings) == len(clip_pixels):
             return ImageFeatures(tokens, embeddings)
         return ImageFeatures(tokens, embeddings.spread(sam_rows, len(clip_pixels)))
 

@@ -65,10 +65,10 @@ class Objective(nn.Module):
         if is_warmup:
             batch = batch.without_spans()
         answers, batch = batch, with_tags_in_scope(batch, self.losses.bio_scope)
-        embeddings = None
+        known = None
         if self.sam_features is not None:
-            embeddings = complete_embeddings(batch, self.model.sam, self.sam_features)
-        output = self.model(batch, with_teacher=self.losses.kl > 0, sam_embeddings=embeddings)
+            known = complete_embeddings(batch, self.model.sam, self.sam_features)
+        output = self.model(batch, with_teacher=self.losses.kl > 0, known=known)
         terms = compute_losses(output, batch, self.losses)
         total = weighted_sum(terms, self.losses)
         pretext = None

@@ -6,7 +6,7 @@ from plum.data.sam_feature_cache import SamFeatureCache, open_cache
 from plum.inputs.image_transforms import segmenter_input
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.segmenters.segmenter import Segmenter
-from plum.structures import Batch, ImageEmbeddings
+from plum.structures import Batch, ImageEmbeddings, KnownEmbeddings
 from plum.train_config import TrainConfig
 
 GIGABYTE, MEGABYTE = 10**9, 10**6
@@ -40,12 +40,12 @@ def open_feature_cache(config: TrainConfig, model: GroundedLMM) -> SamFeatureCac
 
 
 @torch.no_grad()
-def complete_embeddings(batch: Batch, sam: Segmenter, cache: SamFeatureCache) -> ImageEmbeddings | None:
-    """Return the embeddings of the batch's images, or None if it segments nothing.
+def complete_embeddings(batch: Batch, sam: Segmenter, cache: SamFeatureCache) -> KnownEmbeddings | None:
+    """Return the embeddings of the batch's images in which something is segmented; None if there are none.
 
-    Missing embeddings are computed and added to the cache. Images in which nothing is segmented get zeros. Images are
-    encoded one by one, so that an embedding does not depend on the batch in which it was computed. They are prepared
-    for the decoder unless that applies trained weights.
+    Missing embeddings are computed and added to the cache. Images are encoded one by one, so that an embedding does not
+    depend on the batch in which it was computed. Embeddings are prepared for the decoder unless that applies trained
+    weights.
     """
     if not batch.image_hashes:
         return None
@@ -60,12 +60,12 @@ def complete_embeddings(batch: Batch, sam: Segmenter, cache: SamFeatureCache) ->
                 found = sam.prepare(found)
             cache.put(batch.image_hashes[row], found)
         embeddings[row] = found
-    known = [embedding for embedding in embeddings if embedding is not None]
+    known = {row: one for row, one in enumerate(embeddings) if one is not None}
     if not known:
         return None
     device = batch.sam_pixels.device
-    nothing = ImageEmbeddings.of_maps([torch.zeros_like(one) for one in known[0].maps])
-    return ImageEmbeddings.concatenate([(nothing if one is None else one).to(device) for one in embeddings])
+    together = ImageEmbeddings.concatenate([one.to(device) for one in known.values()])
+    return KnownEmbeddings(together, torch.tensor(list(known), device=device))
 
 
 def describe_feature_cache(cache: SamFeatureCache, sam: Segmenter, precision: str) -> str:

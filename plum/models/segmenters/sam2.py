@@ -3,7 +3,7 @@
 `Sam2Model`, `EdgeTamModel` and `Sam3TrackerModel` share prompt encoder and mask decoder; only image encoders differ.
 transformers' own calls cannot be used: they switch gradients off, and add one mask prompt per image before prompts are
 repeated, whereas every row here has its own. The modules are therefore called one by one; the features equal those of
-`Sam2Model.get_image_embeddings`, and masks those of the model's own forward pass.
+`Sam2Model.get_image_embeddings`, and masks those of its own forward pass, within rounding.
 
 SAM 2 chooses between its four masks by their stability, in evaluation only. Here the first mask is always taken, so
 that evaluation decodes what training trains.
@@ -131,8 +131,9 @@ class Sam2(Segmenter):
         layers = self._projections()
         if all(one.shape[1] == layer.out_channels for one, layer in zip(embeddings.finer, layers, strict=True)):
             return embeddings
-        finer = tuple(layer(one) for layer, one in zip(layers, embeddings.finer, strict=True))
-        return ImageEmbeddings(embeddings.main, finer)
+        # In one layout, so that maps that were kept are convolved as those that come from the encoder, to the bit.
+        finer = zip(layers, embeddings.channels_last().finer, strict=True)
+        return ImageEmbeddings(embeddings.main, tuple(layer(one) for layer, one in finer))
 
     def _projections(self) -> tuple[nn.Conv2d, nn.Conv2d]:
         return self.mask_decoder.conv_s0, self.mask_decoder.conv_s1
