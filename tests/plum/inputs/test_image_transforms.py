@@ -6,8 +6,14 @@ import pytest
 import torch
 from PIL import Image
 from transformers import CLIPImageProcessorPil
+from transformers.image_utils import (
+    IMAGENET_DEFAULT_MEAN,
+    IMAGENET_DEFAULT_STD,
+    IMAGENET_STANDARD_MEAN,
+    IMAGENET_STANDARD_STD,
+)
 
-from plum.config import Fit
+from plum.config import Fit, Sam2Config
 from plum.inputs.image_transforms import (
     CLIP_MEAN,
     CLIP_STD,
@@ -20,8 +26,9 @@ from plum.inputs.image_transforms import (
     grid_classes,
     resized_size,
     sam_input,
+    segmenter_input,
 )
-from plum.models.tiny import tiny_model_config
+from plum.models.tiny import tiny_model_config, tiny_sam2_config
 from plum.structures import IGNORE_INDEX, ImageFrame
 
 
@@ -95,6 +102,33 @@ def test_sam_input_is_resized_normalised_and_padded() -> None:
         inside = (200 - SAM_MEAN[channel]) / SAM_STD[channel]
         assert torch.allclose(pixels[channel, :16], torch.full((16, 32), inside))
     assert not pixels[:, 16:].any()
+
+
+def test_sam_2_stretches_an_image_without_padding() -> None:
+    image = np.zeros((10, 20, 3), dtype=np.uint8)
+    image[:, 10:] = 200  # the right half
+    given = segmenter_input(tiny_sam2_config())
+    frame = given.frame(10, 20)
+    assert frame == ImageFrame((10, 20), (64, 64))
+    pixels = given(image, frame)
+    assert pixels.shape == (3, 64, 64)
+    for channel in range(3):
+        dark, light = ((value - SAM_MEAN[channel]) / SAM_STD[channel] for value in (0, 200))
+        assert torch.allclose(pixels[channel, :, :30], torch.full((64, 30), dark))
+        assert torch.allclose(pixels[channel, :, 34:], torch.full((64, 30), light))
+
+
+def test_sam_2_and_3_are_normalised_as_their_processors_do() -> None:
+    """transformers: Sam2ImageProcessor has ImageNet's default statistics, Sam3ImageProcessor the standard ones."""
+    image = np.full((4, 4, 3), 51, dtype=np.uint8)
+    for config, mean, std in (
+        (Sam2Config("sam2", 4), IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
+        (Sam2Config("edgetam", 4), IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
+        (Sam2Config("sam3_tracker", 4), IMAGENET_STANDARD_MEAN, IMAGENET_STANDARD_STD),
+    ):
+        given = segmenter_input(config)
+        expected = [(51 / 255 - mean[channel]) / std[channel] for channel in range(3)]
+        assert given(image, given.frame(4, 4))[:, 2, 2].tolist() == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,11 @@ from plum.checkpoints.model_config_io import read_model_config
 from plum.checkpoints.store import load_pretrained
 from plum.config import FeedbackConfig, LoraConfig, ModelConfig, Sam2Config, SamConfig, SegTokenConfig
 from plum.data.sam_feature_cache import SamFeatureCache, open_cache
+from plum.doctor import sam2_costs
+from plum.doctor.costs import count_costs
+from plum.doctor.memory import estimate_activations, estimate_memory
+from plum.doctor.step_flops import count_step
+from plum.doctor.workload import training_dtype
 from plum.export.merged import ExportRequest, export_merged
 from plum.inference.image_store import ImageStore
 from plum.inference.predictor import Predictor
@@ -29,7 +34,15 @@ from plum.models.systems.special_tokens import with_special_tokens
 from plum.models.tiny import TINY_TOKENS, tiny_batch, tiny_model_config, tiny_sam2_config
 from plum.models.trainable import set_trainable
 from plum.structures import GroundedOutput, ImageEmbeddings
-from plum.train_config import LossConfig, PretextConfig, SourceConfig, TrainableConfig, TrainConfig, ValidationConfig
+from plum.train_config import (
+    DataConfig,
+    LossConfig,
+    PretextConfig,
+    SourceConfig,
+    TrainableConfig,
+    TrainConfig,
+    ValidationConfig,
+)
 from plum.training.config_file import load_train_config
 from plum.training.run import build_objective, train
 from plum.training.sam_features import complete_embeddings, describe_feature_cache, open_feature_cache
@@ -38,6 +51,8 @@ from tests.plum.data.tokenizers_for_tests import byte_level
 from tests.plum.inference.test_question_batch import IMAGES, QUESTION, check_generations, open_batch, segmented
 from tests.plum.inference.test_question_batch import OWN as OWN_ANSWERS
 from tests.plum.models.segmenters.test_sam import randomise
+from tests.plum.models.segmenters.test_sam2 import HIERA_LARGE
+from tests.plum.training.launching import train_forked
 from tests.plum.training.test_run import _train_to_the_sixth_micro_batch
 from tests.plum.training.training_world import largest_difference, make_config, moved, write_inputs
 
@@ -309,6 +324,21 @@ def test_an_adapted_model_is_exported_merged(folder: Path, stage_0: TrainConfig,
     assert not torch.equal(stage["mask_decoder.conv_s0.weight"], saved.sam.mask_decoder.conv_s0.weight)
 
 
+@pytest.mark.distributed
+def test_tensors_without_a_gradient_do_no_harm_on_two_ranks(folder: Path, stage_0: TrainConfig) -> None:
+    """The quality heads and point embeddings are trained by name, but no loss depends on them."""
+    assert stage_0.run_dir
+    config = stage_1(folder, "two_ranks", TrainableConfig())
+    engine = replace(config.engine, kind="deepspeed", micro_batch_size=2, accumulation=1, zero_stage=2)
+    config = replace(config, engine=engine, optimizer=replace(config.optimizer, weight_decay=0.0))
+    after = load_pretrained(train_forked(config, 2)).model.sam.state_dict()
+    before = load_pretrained(Path(stage_0.run_dir) / "model").model.sam.state_dict()
+    moved_names = {name for name in before if not torch.equal(before[name], after[name])}
+    assert "mask_decoder.conv_s0.weight" in moved_names
+    idle = {name for name in before if name.startswith(("mask_decoder.", "prompt_encoder."))} - moved_names
+    assert {"prompt_encoder.point_embed.weight", "mask_decoder.iou_prediction_head.proj_in.weight"} <= idle
+
+
 # Inference.
 
 
@@ -356,6 +386,66 @@ def test_kept_embeddings_are_used(predictor: Predictor, tmp_path: Path, monkeypa
         again = stores[1].embeddings([stores[1].find(IMAGES[0])])
     assert [tuple(one.shape[1:]) for one in again.maps] == list(predictor.model.sam.map_shapes())
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(first.maps, again.maps, strict=True))
+
+
+# Costs.
+
+
+def run_of(model: ModelConfig) -> TrainConfig:
+    data = DataConfig(sources=(SourceConfig("part_vqa", "unused"),))
+    return TrainConfig(run_dir="unused", model=model, data=data)
+
+
+def test_memory_is_estimated_with_the_segmenter_s_own_sizes() -> None:
+    plain = tiny_model_config(60, TINY_TOKENS, lora=LoraConfig())
+    sam_2 = run_of(replace(plain, sam=tiny_sam2_config()))
+    estimate = estimate_memory(sam_2, num_gpus=1)
+    assert estimate.peak > 0
+    model = make_model()
+    counted = {one.component: one.num_parameters for one in estimate.static.components}
+    own = {name: one.numel() for name, one in model.named_parameters()}
+    assert counted["sam.image_encoder"] == sum(
+        count for name, count in own.items() if name.startswith(("sam.vision_encoder.", "sam.no_memory_embedding"))
+    )
+    per_mask = sam2_costs.decoder_bytes(tiny_sam2_config(), training_dtype(sam_2))
+    twice = estimate_activations(sam_2, replace(estimate.workload, conversations=2 * estimate.workload.conversations))
+    more = twice.masks - estimate.activations.masks
+    assert more >= per_mask * estimate.workload.masks
+
+
+def test_the_decoder_s_bytes_are_those_that_autograd_keeps() -> None:
+    """On a CPU attention is fused and keeps no weights, so that the estimate is a little higher."""
+    sam = make_model().sam
+    maps = {rows: [torch.zeros(rows, *shape) for shape in sam.map_shapes()] for rows in (1, 2)}
+
+    def decode(rows: int) -> Tensor:
+        queries, dense = torch.zeros(rows, 16, requires_grad=True), torch.zeros(rows, 16, 4, 4, requires_grad=True)
+        return sam.decode_masks(ImageEmbeddings.of_maps(maps[rows]), queries, dense, sam.dense_position())
+
+    one, two = (sam2_costs.saved_bytes(lambda n=n: decode(n), sam.parameters()) for n in (1, 2))
+    assert sam2_costs.decoder_bytes(tiny_sam2_config(), torch.float32) == pytest.approx(two - one, rel=0.15)
+    assert sam2_costs.decoder_bytes(tiny_sam2_config(), torch.bfloat16) < two - one
+
+
+def test_flops_and_elements_of_hiera_large() -> None:
+    """SAM 2's paper counts the large encoder at 0.81 T multiplications and additions of 1024 px (Table 7)."""
+    assert sam2_costs.encoder_flops(HIERA_LARGE) / 1e12 == pytest.approx(1.8, abs=0.1)
+    trained = sam2_costs.embedding_elements(HIERA_LARGE, is_decoder_trained=True)
+    frozen = sam2_costs.embedding_elements(HIERA_LARGE, is_decoder_trained=False)
+    assert frozen == 256 * 64**2 + 64 * 128**2 + 32 * 256**2
+    assert trained - frozen == 256 * (128**2 + 256**2)
+    assert sam2_costs.encoder_elements(HIERA_LARGE) > 10 * 144 * 256**2
+
+
+def test_a_step_s_flops_and_costs_are_counted() -> None:
+    run = run_of(replace(tiny_model_config(60, TINY_TOKENS, lora=LoraConfig()), sam=tiny_sam2_config()))
+    batch = tiny_batch(run.model, (2, 1), torch.Generator().manual_seed(0))
+    step = count_step(run, batch, TINY_TOKENS)
+    assert step.sam_encoder == 2 * sam2_costs.encoder_flops(tiny_sam2_config())
+    assert step.masks > 3 * 3 * sam2_costs.decoder_flops(tiny_sam2_config())
+    costs = count_costs(run, num_gpus=1, num_tokens=20, num_masks=2)
+    assert costs.forward_flops is not None
+    assert costs.forward_flops > sam2_costs.encoder_flops(tiny_sam2_config())
 
 
 # Configurations.
