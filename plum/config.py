@@ -169,8 +169,8 @@ class Sam2Config:
     """
 
     model_type: Literal["sam2", "edgetam", "sam3_tracker"]
-    """Which of transformers' models: `sam2` (SAM 2 and 2.1), `edgetam` (needs the package timm) or `sam3_tracker` (the
-    part of SAM 3 that takes prompts). Its presence in `model.sam` selects this configuration instead of SAM's."""
+    """Which of transformers' models: `sam2` (SAM 2 and 2.1), `edgetam` (needs timm and torchvision) or `sam3_tracker`
+    (the part of SAM 3 that takes prompts). Its presence in `model.sam` selects this configuration instead of SAM's."""
     image_size: int = 1024
     """Side of the square input in pixels (SAM 3: 1008)."""
     patch_size: int = 16

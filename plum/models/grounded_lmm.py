@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from plum.config import ModelConfig
 from plum.models.backbones.llava import LlavaBackbone
@@ -284,9 +285,19 @@ class GroundedLMM(nn.Module):
         """Move or cast as nn.Module does, but never round floating-point buffers.
 
         These buffers are frequencies (LLaMA's rotary, SAM's positional ones). Rounding them, as DeepSpeed and
-        `.to(bfloat16)` do, would shift positions.
+        `.to(bfloat16)` do, would shift positions. Batch norms (EdgeTAM's) need their statistics in the weights' dtype.
         """
-        exact = {name: buffer for name, buffer in self.named_buffers() if buffer.is_floating_point()}
+        statistics = {
+            f"{name}.{buffer}"
+            for name, module in self.named_modules()
+            if isinstance(module, _BatchNorm)
+            for buffer, _ in module.named_buffers(recurse=False)
+        }
+        exact = {
+            name: buffer
+            for name, buffer in self.named_buffers()
+            if buffer.is_floating_point() and name not in statistics
+        }
         super()._apply(fn, recurse)
         for name, buffer in exact.items():
             owner, _, attribute = name.rpartition(".")

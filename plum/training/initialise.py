@@ -20,6 +20,7 @@ from plum.checkpoints.weights import copy_tensors
 from plum.config import CalicoConfig, ModelConfig, Quantization, SamConfig, SpecialTokensConfig, with_fit
 from plum.models.backbones.lora import is_adapter, name_without_adapters, reset_adapters
 from plum.models.grounded_lmm import GroundedLMM
+from plum.models.segmenters.build import complete_sizes
 from plum.models.systems.registry import build_model
 from plum.models.weightless import allocate_parameters
 
@@ -158,6 +159,7 @@ def require_same_backbone(own: ModelConfig, folder: str) -> None:
     """
     saved = read_model_config(Path(folder))
     own = with_fit_of(own, folder)
+    own = replace(own, sam=complete_sizes(own.sam))
     own_inputs, saved_inputs = ((one.llava.conversation, one.llava.vision.fit) for one in (own, saved))
     if own_inputs != saved_inputs and not has_heads(folder):
         vision = replace(own.llava.vision, fit=saved.llava.vision.fit)

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from plum.config import Sam2Config
 from plum.models.frozen import grad_if_trainable
@@ -35,16 +35,17 @@ GENERIC = frozenset(field.name for field in fields(PreTrainedConfig)) | {"_name_
 
 @dataclass(frozen=True)
 class Stock:
-    """Names of transformers' classes for a model type, and of its usual image encoder's type."""
+    """Names of transformers' classes for a model type, its usual image encoder's type, and packages that it needs."""
 
     config: str
     model: str
     backbone: str
+    packages: str = "transformers"
 
 
 STOCK: Mapping[str, Stock] = {
     "sam2": Stock("Sam2Config", "Sam2Model", "sam2_hiera_det_model"),
-    "edgetam": Stock("EdgeTamConfig", "EdgeTamModel", "timm_wrapper"),
+    "edgetam": Stock("EdgeTamConfig", "EdgeTamModel", "timm_wrapper", "the packages timm and torchvision"),
     "sam3_tracker": Stock("Sam3TrackerConfig", "Sam3TrackerModel", "sam3_vit_model"),
 }
 
@@ -173,10 +174,13 @@ def build_sam2(config: Sam2Config) -> Sam2:
     Raises:
         ValueError: sizes that contradict each other, or a package that the image encoder needs is missing.
     """
+    stock, sizes = STOCK[config.model_type], stock_config(config)
     try:
-        network = getattr(transformers, STOCK[config.model_type].model)(stock_config(config))
+        network = getattr(transformers, stock.model)(sizes)
     except ImportError as error:
-        raise ValueError(f"model.sam.model_type {config.model_type}: {_reason(error)}") from error
+        raise ValueError(
+            f"model.sam.model_type {config.model_type} needs {stock.packages}: {_reason(error)}"
+        ) from error
     table = network.shared_image_embedding.positional_embedding
     network.prompt_encoder.shared_embedding.positional_embedding.copy_(table)  # one table, which checkpoints hold twice
     return Sam2(network, config.image_size)
@@ -208,10 +212,10 @@ def stock_config(config: Sam2Config) -> PreTrainedConfig:
                 f"model.sam.vision.{key} is {config.vision[key]}, but the other sizes of model.sam make it {value}: "
                 "leave it out"
             )
-    backbone = {"model_type": stock.backbone, **_input_size(config), **config.vision.get("backbone_config", {})}
+    backbone = {"model_type": stock.backbone, **_usual_backbone(config), **config.vision.get("backbone_config", {})}
     try:
         built = getattr(transformers, stock.config)(
-            vision_config={**config.vision, **derived, "backbone_config": backbone},
+            vision_config={**config.vision, **derived, "backbone_config": AutoConfig.for_model(**backbone)},
             prompt_encoder_config={
                 "hidden_size": width,
                 "image_size": config.image_size,
@@ -242,10 +246,11 @@ def own_sizes(config: PreTrainedConfig) -> dict[str, Any]:
     return sizes
 
 
-def _input_size(config: Sam2Config) -> dict[str, Any]:
-    """Return the input's size as the image encoder's configuration names it."""
+def _usual_backbone(config: Sam2Config) -> dict[str, Any]:
+    """Return what the image encoder's backbone has unless it is told otherwise, by its configuration's names."""
     if config.model_type == "edgetam":
-        return {}
+        model = {"in_chans": 3, "features_only": True, "out_indices": [0, 1, 2, 3]}
+        return {"architecture": "repvit_m1", "model_args": model}
     size = config.image_size
     return {"image_size": [size, size] if config.model_type == "sam2" else size}
 

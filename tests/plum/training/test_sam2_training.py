@@ -1,6 +1,7 @@
 """SAM 2 under PLUM and LISA from YAML to exported model: training, resuming, cached embeddings, inference."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from plum.checkpoints.model_config_io import read_model_config
 from plum.checkpoints.store import load_pretrained
@@ -44,6 +45,7 @@ from plum.train_config import (
     ValidationConfig,
 )
 from plum.training.config_file import load_train_config
+from plum.training.initialise import require_same_backbone
 from plum.training.run import build_objective, train
 from plum.training.sam_features import complete_embeddings, describe_feature_cache, open_feature_cache
 from tests.plum.data.part_world import write_world
@@ -195,7 +197,9 @@ def test_switches_name_the_stock_modules() -> None:
 def test_half_precision_keeps_the_positional_table() -> None:
     model = make_model()
     before = model.sam.shared_image_embedding.positional_embedding.clone()
+    model.sam.vision_encoder.norm = nn.BatchNorm2d(3)  # EdgeTAM's encoder has some, whose weights are rounded
     model.to(torch.bfloat16)
+    assert model.sam.vision_encoder.norm(torch.zeros(1, 3, 2, 2, dtype=torch.bfloat16)).dtype == torch.bfloat16
     assert torch.equal(model.sam.shared_image_embedding.positional_embedding, before)
     batch = tiny_batch(model.config, (2,), torch.Generator().manual_seed(0))
     output = model(batch, with_teacher=False)
@@ -224,6 +228,48 @@ def test_a_saved_model_names_all_sizes(stage_0: TrainConfig) -> None:
     loaded = load_pretrained(Path(stage_0.run_dir) / "model")
     assert isinstance(loaded.model.sam, Sam2)
     assert loaded.config.sam == config.sam
+
+
+def test_a_run_may_leave_sizes_out_that_its_start_names(stage_0: TrainConfig) -> None:
+    folder = Path(stage_0.run_dir) / "model"
+    own = replace(read_model_config(folder), sam=tiny_sam2_config())
+    require_same_backbone(own, str(folder))
+    backbone = {**tiny_sam2_config().vision["backbone_config"], "blocks_per_stage": [1, 1, 3, 1]}
+    other = replace(tiny_sam2_config(), vision={**tiny_sam2_config().vision, "backbone_config": backbone})
+    with pytest.raises(
+        ValueError, match=r"sam\.vision\.backbone_config\.blocks_per_stage: \[1, 1, 2, 1\], \[1, 1, 3, 1\]"
+    ):
+        require_same_backbone(replace(own, sam=other), str(folder))
+    with pytest.raises(ValueError, match=r"sam\.model_type: sam2, \(absent\)"):
+        require_same_backbone(replace(own, sam=tiny_model_config(40).sam), str(folder))
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        ({"prompt_dim": 32}, r"sam\.prompt_dim is 32 in config\.json, 16 in the weights"),
+        ({"mask_in_channels": 10**9}, r"sam\.mask_in_channels is 1000000000"),
+        ({"vision": {"backbone_config": {"blocks_per_stage": [1, 1, 10**9, 1]}}}, "blocks_per_stage .*5 layers in the"),
+        ({"vision": {"backbone_config": {"embed_dim_per_stage": [8, 10**9]}}}, "embed_dim_per_stage is 1000000000"),
+        ({"model_type": "sam4"}, r"sam\.model_type is 'sam4', not one of"),
+        ({"vision": []}, r"sam\.vision is \[\], not of type dict"),
+        ({"vision": {"backbone_config": {"depth": 3}}}, r"backbone_config\.depth is no size"),
+    ],
+)
+def test_a_damaged_configuration_is_named(
+    stage_0: TrainConfig, tmp_path: Path, edit: dict[str, Any], message: str
+) -> None:
+    """Before anything of an absurd size is built."""
+    folder = shutil.copytree(Path(stage_0.run_dir) / "model", tmp_path / "model")
+    content = json.loads((folder / "config.json").read_text())
+    vision = edit.get("vision")
+    if isinstance(vision, dict):
+        content["sam"]["vision"]["backbone_config"].update(vision["backbone_config"])
+    else:
+        content["sam"].update(edit)
+    (folder / "config.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=message):
+        load_pretrained(folder)
 
 
 @pytest.mark.parametrize("is_decoder_trained", [True, False])

@@ -280,7 +280,7 @@ def test_sizes_that_cannot_be_built_are_named(changed: dict[str, object], messag
 
 @pytest.mark.skipif(find_spec("timm") is not None, reason="timm is installed")
 def test_edgetam_names_the_package_that_it_needs() -> None:
-    with pytest.raises(ValueError, match="timm"):
+    with pytest.raises(ValueError, match="edgetam needs the packages timm and torchvision"):
         complete_sizes(Sam2Config(model_type="edgetam"))
 
 
