@@ -5,8 +5,9 @@ saved model.
 """
 
 import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -212,6 +213,40 @@ class SamConfig:
 
 
 @dataclass(frozen=True)
+class Sam2Config:
+    """SAM 2 or 2.1, or a relative with the same mask decoder, built from transformers' own modules.
+
+    Prompt encoder and mask decoder are SAM 2's in all of them; `vision` describes the image encoder. An image is
+    stretched to the square input instead of padded.
+    """
+
+    model_type: Literal["sam2", "edgetam", "sam3_tracker"]
+    """Which of transformers' models: `sam2` (SAM 2 and 2.1), `edgetam` (needs timm and torchvision) or `sam3_tracker`
+    (the part of SAM 3 that takes prompts). Its presence in `model.sam` selects this configuration instead of SAM's."""
+    image_size: int = 1024
+    """Side of the square input in pixels (SAM 3: 1008)."""
+    patch_size: int = 16
+    """Pixels of the input per cell of the embedding grid, in each direction (SAM 3: 14)."""
+    prompt_dim: int = 256
+    """Prompt width C."""
+    mask_in_channels: int = 16
+    """Channels of the prompt encoder's mask-downscaling convolutions."""
+    decoder_depth: int = 2
+    """Number of two-way attention blocks of the mask decoder."""
+    decoder_heads: int = 8
+    """Attention heads of each of these blocks."""
+    decoder_mlp_dim: int = 2048
+    """Width of their feed-forward layers."""
+    vision: dict[str, Any] = field(default_factory=dict)
+    """The image encoder, by the names of transformers' `vision_config` for this model type. What is left out has
+    transformers' default: `{}` is SAM 2.1's Hiera-tiny. Always complete in a saved model."""
+
+
+SegmenterConfig = SamConfig | Sam2Config
+"""What turns queries into masks: SAM, or SAM 2 and its relatives. Both have the fields that other modules read."""
+
+
+@dataclass(frozen=True)
 class TaggerConfig:
     """Span extractor (paper, section 4)."""
 
@@ -395,7 +430,8 @@ class ModelConfig:
     """The backbone, if it is LLaVA; None if it is `hf`."""
     hf: HfBackboneConfig | None = None
     """The backbone, if it is another image-text-to-text model of transformers; None if it is LLaVA."""
-    sam: SamConfig
+    sam: SegmenterConfig
+    """SAM, or SAM 2 and its relatives if it has a `model_type`."""
     tagger: TaggerConfig | None = field(default_factory=TaggerConfig)
     """Span tagger of PLUM; None in systems that write [SEG] tokens instead."""
     feedback: FeedbackConfig = field(default_factory=FeedbackConfig)
@@ -461,6 +497,11 @@ def stock_hf_config(config: HfBackboneConfig) -> "PretrainedConfig":
         return known[config.model_type].from_dict(dict(config.stock))
     except (AttributeError, KeyError, TypeError, ValueError) as error:  # transformers' own checks
         raise ValueError(f"model.hf.stock: transformers refuses it: {' '.join(str(error).split())}") from error
+
+
+def names_sam2(block: object) -> bool:
+    """Return whether a `model.sam` block of a file is a `Sam2Config`'s."""
+    return isinstance(block, Mapping) and "model_type" in block
 
 
 def usual_fit(conversation: Conversation) -> Fit:

@@ -97,7 +97,10 @@ class SpanBounds:
 
 @dataclass(frozen=True)
 class ImageFrame:
-    """Sizes of one image: `original` (H, W) pixels, `resized` (h', w') inside SAM's padded square input."""
+    """Sizes of one image: `original` (H, W) pixels, `resized` (h', w') inside the segmenter's square input.
+
+    SAM pads what is left of the square; SAM 2 stretches images to all of it.
+    """
 
     original: tuple[int, int]
     resized: tuple[int, int]
@@ -175,6 +178,71 @@ def _concatenate_ragged(parts: Sequence[Tensor]) -> Tensor:
         torch.cat([part, part.new_zeros(len(part), longest - part.shape[1], *part.shape[2:])], dim=1) for part in parts
     ]
     return torch.cat(whole)
+
+
+@dataclass(frozen=True)
+class ImageEmbeddings:
+    """What a segmenter computes once from B images, for any number of masks.
+
+    main [B, C, h, w]: SAM's image embedding
+    finer: further maps, those of the highest resolution first; none in SAM. SAM 2: [B, C / 8, 4h, 4w] and
+        [B, C / 4, 2h, 2w], or both with C channels before its decoder's convolutions (see `Segmenter.prepare`)
+    """
+
+    main: Tensor
+    finer: tuple[Tensor, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.main)
+
+    def __getitem__(self, images: Tensor | slice) -> "ImageEmbeddings":
+        return ImageEmbeddings(self.main[images], tuple(one[images] for one in self.finer))
+
+    @property
+    def maps(self) -> tuple[Tensor, ...]:
+        """All maps, `main` first."""
+        return (self.main, *self.finer)
+
+    @property
+    def nbytes(self) -> int:
+        """Size of all maps in bytes."""
+        return sum(one.nbytes for one in self.maps)
+
+    @classmethod
+    def of_maps(cls, maps: Sequence[Tensor]) -> "ImageEmbeddings":
+        """Return the embeddings whose `maps` these are."""
+        return cls(maps[0], tuple(maps[1:]))
+
+    @classmethod
+    def concatenate(cls, parts: Sequence["ImageEmbeddings"]) -> "ImageEmbeddings":
+        """Return the embeddings of all images of `parts`, one after the other."""
+        return cls.of_maps([torch.cat(maps) for maps in zip(*(part.maps for part in parts), strict=True)])
+
+    def to(self, device: torch.device) -> "ImageEmbeddings":
+        """Move to a device."""
+        return ImageEmbeddings.of_maps([one.to(device, non_blocking=True) for one in self.maps])
+
+    def channels_last(self) -> "ImageEmbeddings":
+        """Return the same values, laid out pixel by pixel, as mask decoders read them."""
+        return ImageEmbeddings.of_maps([one.contiguous(memory_format=torch.channels_last) for one in self.maps])
+
+    def spread(self, rows: Tensor, num_images: int) -> "ImageEmbeddings":
+        """Return the embeddings of `num_images` images, of which these are `rows` (LongTensor [B]); zeros elsewhere."""
+        nowhere = [one.new_zeros(num_images, *one.shape[1:]) for one in self.maps]
+        return ImageEmbeddings.of_maps(
+            [zeros.index_copy(0, rows, one) for zeros, one in zip(nowhere, self.maps, strict=True)]
+        )
+
+
+@dataclass(frozen=True)
+class KnownEmbeddings:
+    """Embeddings of a batch's images in which something is segmented, computed before: U images, by row.
+
+    rows: LongTensor [U], ascending
+    """
+
+    embeddings: ImageEmbeddings
+    rows: Tensor
 
 
 @dataclass(frozen=True)
@@ -278,8 +346,8 @@ class Batch:
     masks: M bool tensors (H, W) in original-image pixels; ignore_masks: B bool tensors (H, W) or None
     part_maps: LongTensor [B, 4h, 4w], class at each low-resolution mask pixel; IGNORE_INDEX in padding and for images
         without a part map
-    image_hashes, cached_embeddings: only with a cache of SAM features, the content hash of each of the B images and its
-        embedding [C, h, w] if the cache has it
+    image_hashes, cached_embeddings: only with a cache of SAM features, the content hash of each of the B images and the
+        embeddings of that one image if the cache has them
     """
 
     sample_ids: tuple[str, ...]
@@ -297,7 +365,7 @@ class Batch:
     part_maps: Tensor
     sam_rows: Tensor | None = None
     image_hashes: tuple[str, ...] = ()
-    cached_embeddings: tuple[Tensor | None, ...] = ()
+    cached_embeddings: tuple[ImageEmbeddings | None, ...] = ()
 
     def without_spans(self) -> "Batch":
         """Return the batch with nothing to segment; text, tags and SAM's input are kept."""
@@ -327,8 +395,7 @@ class Batch:
             sam_rows=None if self.sam_rows is None else self.sam_rows.to(device, non_blocking=True),
             image_hashes=self.image_hashes,
             cached_embeddings=tuple(
-                None if embedding is None else embedding.to(device, non_blocking=True)
-                for embedding in self.cached_embeddings
+                None if embeddings is None else embeddings.to(device) for embeddings in self.cached_embeddings
             ),
         )
 
@@ -337,11 +404,11 @@ class Batch:
 class ImageFeatures:
     """Features of B images, each encoded once by both towers.
 
-    tokens: LLaVA's; embeddings [B, C, h, w]: SAM's
+    tokens: LLaVA's; embeddings: the segmenter's
     """
 
     tokens: ImageTokens
-    embeddings: Tensor
+    embeddings: ImageEmbeddings
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from plum.config import LlavaConfig, ModelConfig
+from plum.config import LlavaConfig, ModelConfig, SamConfig
 from plum.data.readers.label_maps import NAMES_FILE
 from plum.data.sources import wordings
 from plum.inputs.conversation import TEMPLATES
@@ -67,6 +67,7 @@ def main() -> None:
     torch.manual_seed(arguments.seed)
     llava.mkdir(parents=True)
     write_llava(sizes.of_llava, llava)
+    assert isinstance(sizes.sam, SamConfig)
     torch.save(build_sam(sizes.sam).state_dict(), sam)
     print(f"python -m plum convert-llava {llava} DESTINATION --sam {sam} --conversation {BASE_CONVERSATION}")
 

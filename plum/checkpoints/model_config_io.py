@@ -16,17 +16,20 @@ from plum.config import (
     Conversation,
     FeedbackConfig,
     ModelConfig,
+    Sam2Config,
     SamConfig,
     SegTokenConfig,
     TaggerConfig,
     earlier_fit,
+    names_sam2,
     with_fit,
 )
 
 FORMAT_VERSION = 7
 """2 added `seg_token`; 3 `llava.vision.fit`, `tagger.order` and `feedback.position_in`; 4 `tagger.scheme`,
 `tagger.use_crf` and `tagger.use_cross_attention`; 5 `calico`, `llava.vision.num_query_tokens`,
-`seg_token.has_phrase_tags` and `seg_token.unnamed_image`; 6 `sam.position_dtype`; 7 `hf`."""
+`seg_token.has_phrase_tags` and `seg_token.unnamed_image`; 6 `sam.position_dtype`; 7 `hf`, and SAM 2's
+`sam`."""
 CONFIG_FILE = "config.json"
 
 ZERO_FILE = "pytorch_model.bin"
@@ -179,16 +182,17 @@ def _parse(expected: object, value: Json, path: str, key: str) -> object:
     if origin in (types.UnionType, typing.Union):
         if value is None and types.NoneType in arguments:
             return None
-        return _parse(next(option for option in arguments if option is not types.NoneType), value, path, key)
-    if origin is dict:
-        if not isinstance(value, dict):
-            raise ValueError(f"{path}: {key} is {value!r}, not an object")
-        return value
+        return _parse(_choose(arguments, value), value, path, key)
     if origin is tuple:
         if not isinstance(value, list):
             raise ValueError(f"{path}: {key} is {value!r}, not a list")
         return tuple(_parse(arguments[0], item, path, f"{key}[{i}]") for i, item in enumerate(value))
     return _parse_plain(expected, value, path, key)
+
+
+def _choose(options: tuple[type, ...], value: Json) -> type:
+    """Return which type of a union a value that is not null has: the first, or SAM 2's if the value names its kind."""
+    return Sam2Config if Sam2Config in options and names_sam2(value) else options[0]
 
 
 def _parse_dataclass(expected: type, value: Json, path: str, key: str) -> object:
@@ -206,7 +210,8 @@ def _parse_dataclass(expected: type, value: Json, path: str, key: str) -> object
 
 
 def _parse_plain(expected: object, value: Json, path: str, key: str) -> object:
-    """Check a number, flag or text; an integer is accepted for a float."""
+    """Check a number, flag, text or object of any content; an integer is accepted for a float."""
+    expected = typing.get_origin(expected) or expected
     if expected is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) is not expected:

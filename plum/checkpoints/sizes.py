@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from plum.config import LanguageConfig, ModelConfig, VisionConfig
+from partonomy.files import is_integer
+from plum.config import LanguageConfig, ModelConfig, Sam2Config, SegmenterConfig, VisionConfig
 
 Shape = tuple[int, ...]
 
@@ -71,19 +72,26 @@ def _describe(where: str, key: str, value: int, found: str) -> str:
 
 
 def _widths(config: ModelConfig) -> Iterator[_Width]:
-    sam = config.sam
     yield from _language_widths(config.language, _language_key(config))
     if config.llava is not None:
         yield from _tower_widths(config.llava.vision)
+    yield from _segmenter_widths(config.sam)
+    yield _Width("sam.prompt_dim", config.sam.prompt_dim, r"^sam\.prompt_encoder\.no_mask_embed\.weight$", 1)
+    yield from _calico_widths(config)
+    decoder = r"^sam\.mask_decoder\.transformer\.layers\.0\.mlp\.(lin1|proj_in)\.weight$"
+    yield _Width("sam.decoder_mlp_dim", config.sam.decoder_mlp_dim, decoder, 0)
+
+
+def _segmenter_widths(sam: SegmenterConfig) -> Iterator[_Width]:
+    if isinstance(sam, Sam2Config):  # the widths of its encoder are only bounded: each model type has its own names
+        channels = r"^sam\.prompt_encoder\.mask_embed\.conv3\.weight$"
+        yield _Width("sam.mask_in_channels", sam.mask_in_channels, channels, 1)
+        return
     yield _Width("sam.encoder_dim", sam.encoder_dim, r"^sam\.image_encoder\.patch_embed\.proj\.weight$", 0)
     yield _Width("sam.patch_size", sam.patch_size, r"^sam\.image_encoder\.patch_embed\.proj\.weight$", 2)
     if sam.patch_size > 0:
         side = sam.image_size // sam.patch_size
         yield _Width("the patches per side of sam.image_size", side, r"^sam\.image_encoder\.pos_embed$", 1)
-    yield _Width("sam.prompt_dim", sam.prompt_dim, r"^sam\.prompt_encoder\.no_mask_embed\.weight$", 1)
-    yield from _calico_widths(config)
-    decoder = r"^sam\.mask_decoder\.transformer\.layers\.0\.mlp\.lin1\.weight$"
-    yield _Width("sam.decoder_mlp_dim", sam.decoder_mlp_dim, decoder, 0)
 
 
 def _language_key(config: ModelConfig) -> str:
@@ -141,8 +149,27 @@ def _depths(config: ModelConfig) -> Iterator[_Depth]:
     if config.calico is not None and config.calico.dino is not None:
         layers = config.calico.dino.num_layers
         yield _Depth("calico.dino.num_layers", layers, r"^llava\.dino\.network\.encoder\.layer\.(\d+)\.")
-    yield _Depth("sam.encoder_depth", config.sam.encoder_depth, r"^sam\.image_encoder\.blocks\.(\d+)\.")
+    yield from _encoder_depths(config.sam)
     yield _Depth("sam.decoder_depth", config.sam.decoder_depth, r"^sam\.mask_decoder\.transformer\.layers\.(\d+)\.")
+
+
+def _encoder_depths(sam: SegmenterConfig) -> Iterator[_Depth]:
+    if not isinstance(sam, Sam2Config):
+        yield _Depth("sam.encoder_depth", sam.encoder_depth, r"^sam\.image_encoder\.blocks\.(\d+)\.")
+        return
+    layers = r"^sam\.vision_encoder\.backbone\.(?:blocks|layers)\.(\d+)\."
+    for key, numbers in _encoder_numbers(sam):
+        if key in ("blocks_per_stage", "num_hidden_layers"):
+            yield _Depth(f"sam.vision.backbone_config.{key} (sum)", sum(numbers), layers)
+
+
+def _encoder_numbers(sam: Sam2Config) -> Iterator[tuple[str, list[int]]]:
+    """Yield the integers of the image encoder's backbone, alone or in a list, by name."""
+    backbone = sam.vision.get("backbone_config")
+    for key, value in backbone.items() if isinstance(backbone, dict) else ():
+        numbers = value if isinstance(value, list) else [value]
+        if all(is_integer(one) for one in numbers):
+            yield key, numbers
 
 
 def _bounded(config: ModelConfig) -> Iterator[tuple[str, int]]:
@@ -153,6 +180,10 @@ def _bounded(config: ModelConfig) -> Iterator[tuple[str, int]]:
     yield f"{key}.num_heads", language.num_heads
     yield f"{key}.num_key_value_heads", language.num_key_value_heads
     yield "sam.mask_in_channels", config.sam.mask_in_channels
+    if isinstance(config.sam, Sam2Config):
+        for key, numbers in _encoder_numbers(config.sam):
+            if key in ("hidden_size", "intermediate_size", "embed_dim_per_stage"):
+                yield f"sam.vision.backbone_config.{key}", max(numbers, default=0)
     if config.tagger is not None:
         yield "tagger.feedforward_dim", config.tagger.feedforward_dim
     if config.feedback.use_order_embedding:

@@ -17,7 +17,16 @@ from plum.inputs.encoding import EncodedConversation, EncodedText, ImageSlot
 from plum.inputs.image_transforms import ImageInputs, ImageTransform, build_image_transform, grid_classes
 from plum.models.systems.registry import build_notation
 from plum.models.systems.target_notation import TargetNotation
-from plum.structures import IGNORE_INDEX, TEXT_ONLY, Batch, ConversationImages, ImageFrame, Sample, SpanBounds
+from plum.structures import (
+    IGNORE_INDEX,
+    TEXT_ONLY,
+    Batch,
+    ConversationImages,
+    ImageEmbeddings,
+    ImageFrame,
+    Sample,
+    SpanBounds,
+)
 from plum.train_config import DataConfig
 
 
@@ -115,7 +124,9 @@ class Collator:
             return ()
         return tuple(hash_image(picture.image) for picture in pictures)
 
-    def _find_embeddings(self, hashes: Sequence[str], is_segmented: Sequence[bool]) -> tuple[Tensor | None, ...]:
+    def _find_embeddings(
+        self, hashes: Sequence[str], is_segmented: Sequence[bool]
+    ) -> tuple[ImageEmbeddings | None, ...]:
         if self.sam_features is None:
             return ()
         get = self.sam_features.get

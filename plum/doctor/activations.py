@@ -1,6 +1,15 @@
 """Activation memory: bytes that the forward pass keeps for the backward pass, layer by layer."""
 
-from plum.config import CalicoConfig, FeedbackConfig, LanguageConfig, LlavaConfig, LoraConfig, SamConfig, TaggerConfig
+from plum.config import (
+    CalicoConfig,
+    FeedbackConfig,
+    LanguageConfig,
+    LlavaConfig,
+    LoraConfig,
+    SamConfig,
+    SegmenterConfig,
+    TaggerConfig,
+)
 from plum.doctor.workload import Workload
 from plum.inputs.bio_labels import number_of_classes
 from plum.losses.mask_losses import NUM_MAPS, masks_at_once
@@ -195,7 +204,7 @@ def query_bytes(width: int, work: Workload, *, is_kl_pooled: bool) -> int:
     return 2 * tokens * width * work.element_bytes + differences * width * FLOAT + 2 * gathering
 
 
-def grid_size(sam: SamConfig) -> int:
+def grid_size(sam: SegmenterConfig) -> int:
     """Return the number of cells of the embedding grid, h * w."""
     return (sam.image_size // sam.patch_size) ** 2
 
@@ -240,7 +249,7 @@ def _upscaling_bytes(sam: SamConfig, work: Workload) -> int:
     return (7 * cells * width + of_norm) * work.element_bytes
 
 
-def feedback_bytes(sam: SamConfig, feedback: FeedbackConfig, work: Workload) -> int:
+def feedback_bytes(sam: SegmenterConfig, feedback: FeedbackConfig, work: Workload) -> int:
     """Return the bytes of feeding one earlier mask back and of pooling for one later one.
 
     The FiLM mask encoder keeps the mask and, per convolution, its norm's input and two numbers per pixel, the norm's
@@ -258,7 +267,7 @@ def feedback_bytes(sam: SamConfig, feedback: FeedbackConfig, work: Workload) -> 
     return (encoder + pooler) * work.element_bytes
 
 
-def loss_bytes(sam: SamConfig, work: Workload) -> int:
+def loss_bytes(sam: SegmenterConfig, work: Workload) -> int:
     """Return the bytes of one mask's losses: the true mask (a byte per original pixel) and the logits (float32)."""
     return work.image_pixels + 16 * grid_size(sam) * FLOAT
 

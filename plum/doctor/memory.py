@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from plum.config import Quantization, SpecialTokensConfig
+from plum.config import Quantization, Sam2Config, SpecialTokensConfig
+from plum.doctor import sam2_costs
 from plum.doctor.activations import (
     FLOAT,
     adaptation_bytes,
@@ -269,7 +270,11 @@ def estimate_activations(config: TrainConfig, work: Workload) -> Activations:
     language, lora = model.language, model.lora
     is_full = config.trainable.language_model == "full"
     are_embeddings_trained = is_full or config.trainable.embeddings
-    decoded = work.masks * decoder_bytes(model.sam, work)
+    sam = model.sam
+    if isinstance(sam, Sam2Config):
+        decoded = work.masks * sam2_costs.decoder_bytes(sam, training_dtype(config))
+    else:
+        decoded = work.masks * decoder_bytes(sam, work)
     # The first mask of each image of a conversation sees none.
     num_fed_back = work.masks - work.conversations * min(work.spans, work.images_per_conversation)
     if model.feedback.is_enabled:
@@ -344,7 +349,11 @@ def _inputs_bytes(config: TrainConfig, work: Workload) -> int:
     """Return the bytes of the batch itself and of the towers' features."""
     vision, sam = config.model.of_llava.vision, config.model.sam
     pixels = work.images * 3 * (vision.image_size**2 + sam.image_size**2) * FLOAT
-    features = vision.num_image_tokens * config.model.language.hidden_size + grid_size(sam) * sam.prompt_dim
+    features = vision.num_image_tokens * config.model.language.hidden_size
+    if isinstance(sam, Sam2Config):
+        features += sam2_costs.embedding_elements(sam, is_decoder_trained=config.trainable.sam_mask_decoder)
+    else:
+        features += grid_size(sam) * sam.prompt_dim
     if config.model.calico is not None and config.model.calico.adaptation is not None:
         features += (vision.num_patches + 1) * vision.hidden_size  # what the adapted layers read
     masks = work.masks * work.image_pixels
@@ -354,9 +363,12 @@ def _inputs_bytes(config: TrainConfig, work: Workload) -> int:
 def _sam_encoder_bytes(config: TrainConfig, work: Workload) -> int:
     """Return the transient bytes of one global block without a graph: attention with its bias, or the MLP if larger.
 
-    Most of it is the bias of the relative positions [B, heads, h w, h w].
+    Most of it is the bias of the relative positions [B, heads, h w, h w]. SAM 2 has none; its largest layer counts, of
+    one image, since a frozen encoder runs them one by one.
     """
     sam = config.model.sam
+    if isinstance(sam, Sam2Config):
+        return sam2_costs.encoder_elements(sam) * work.element_bytes
     cells = grid_size(sam)
     states = cells * sam.encoder_dim
     attention = 6 * states + sam.encoder_heads * cells * cells + 2 * sam.encoder_heads * cells * round(cells**0.5)

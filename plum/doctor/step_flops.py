@@ -13,7 +13,15 @@ from dataclasses import dataclass, fields
 
 from torch import Tensor
 
-from plum.config import LanguageConfig, LoraConfig, SamConfig, SpecialTokensConfig, VisionConfig
+from plum.config import (
+    LanguageConfig,
+    LoraConfig,
+    Sam2Config,
+    SegmenterConfig,
+    SpecialTokensConfig,
+    VisionConfig,
+)
+from plum.doctor import sam2_costs
 from plum.models.backbones.shared_beginnings import PADDING, lay_out
 from plum.models.heads.teacher import find_constrained
 from plum.structures import Batch, ConversationImages
@@ -146,15 +154,17 @@ def clip_flops(vision: VisionConfig, per_weight: int) -> float:
     return per_weight * (layers * weights * tokens + patches) + layers * per_weight // 2 * 4 * tokens**2 * width
 
 
-def sam_encoder_flops(sam: SamConfig, per_weight: int) -> float:
-    """Return the FLOPs of one image through SAM's image encoder, forward and backward.
+def sam_encoder_flops(sam: SegmenterConfig, per_weight: int) -> float:
+    """Return the FLOPs of one image through the segmenter's image encoder, forward and backward.
 
-    Windows that extend beyond the grid count as if they did not.
+    Windows that extend beyond SAM's grid count as if they did not.
 
     Args:
-        sam: sizes of SAM.
+        sam: sizes of the segmenter.
         per_weight: FLOPs per weight and token: NO_GRADIENT, PASSING or TRAINED.
     """
+    if isinstance(sam, Sam2Config):
+        return per_weight / NO_GRADIENT * sam2_costs.encoder_flops(sam)
     side, width = sam.image_size // sam.patch_size, sam.encoder_dim
     tokens, num_global = side**2, len(sam.encoder_global_blocks)
     weights = 12 * width**2 * tokens * sam.encoder_depth
@@ -212,8 +222,10 @@ def tagger_flops(config: TrainConfig, batch: Batch, special_tokens: SpecialToken
     return TRAINED * weights + 3 * 4 * pairs * width
 
 
-def decoder_flops(sam: SamConfig) -> float:
-    """Return the FLOPs of one mask through SAM's mask decoder, with gradients for its weights and its inputs."""
+def decoder_flops(sam: SegmenterConfig) -> float:
+    """Return the FLOPs of one mask through the mask decoder, with gradients for its weights and its inputs."""
+    if isinstance(sam, Sam2Config):
+        return TRAINED / NO_GRADIENT * sam2_costs.decoder_flops(sam)
     cells, width, tokens = (sam.image_size // sam.patch_size) ** 2, sam.prompt_dim, DECODER_TOKENS
     # One cross attention, of half the width: either the image is projected twice and multiplied with the tokens, or the
     # tokens' vectors of every head take over its projections.
@@ -226,7 +238,7 @@ def decoder_flops(sam: SamConfig) -> float:
     return TRAINED * multiplications
 
 
-def feedback_flops(sam: SamConfig) -> float:
+def feedback_flops(sam: SegmenterConfig) -> float:
     """Return the FLOPs of feeding back one earlier mask, forward and backward.
 
     They cover the mask encoder, the mask's key and value, and one pooled map.

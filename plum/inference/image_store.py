@@ -6,18 +6,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from partonomy.images import hash_image
 from plum.data.sam_feature_cache import SamFeatureCache
 from plum.inputs.image_transforms import ImageInputs, ImageTransform
 from plum.models.grounded_lmm import GroundedLMM
-from plum.structures import ImageTokens
+from plum.structures import ImageEmbeddings, ImageTokens
 
 
 @dataclass
 class EncodedImage:
-    """A preprocessed image and, once computed, the backbone's tokens and SAM's embedding [1, C, h, w].
+    """A preprocessed image and, once computed, the backbone's tokens and the segmenter's embeddings of this one image.
 
     `digest` identifies images by their content, because callers reuse arrays.
     """
@@ -25,7 +24,7 @@ class EncodedImage:
     digest: str
     inputs: ImageInputs
     tokens: ImageTokens | None = None
-    embedding: Tensor | None = None
+    embeddings: ImageEmbeddings | None = None
 
 
 class ImageStore:
@@ -68,9 +67,9 @@ class ImageStore:
     def read(self, image: np.ndarray, digest: str | None = None) -> EncodedImage:
         """Preprocess an image without running the towers; runs on the CPU and may be called from any thread."""
         digest = digest or hash_image(image)
-        embedding = None if self.cache is None else self.cache.get(digest)
-        inputs = self.transform(image, for_sam=embedding is None)
-        return EncodedImage(digest, inputs, embedding=None if embedding is None else embedding[None])
+        embeddings = None if self.cache is None else self.cache.get(digest)
+        inputs = self.transform(image, for_sam=embeddings is None)
+        return EncodedImage(digest, inputs, embeddings=embeddings)
 
     def keep(self, images: Sequence[EncodedImage]) -> None:
         """Keep these images and drop all others."""
@@ -87,18 +86,19 @@ class ImageStore:
                 image.tokens = encoded[number : number + 1]
         return ImageTokens.concatenate([image.tokens for image in images if image.tokens is not None])
 
-    def embeddings(self, images: Sequence[EncodedImage]) -> Tensor:
-        """Return SAM's embeddings [B, C, h, w], one image at a time, which fills any device."""
-        return torch.cat([self._embedding(image) for image in images])
+    def embeddings(self, images: Sequence[EncodedImage]) -> ImageEmbeddings:
+        """Return the segmenter's embeddings of B images, one image at a time, which fills any device."""
+        return ImageEmbeddings.concatenate([self._embeddings(image) for image in images])
 
-    def _embedding(self, image: EncodedImage) -> Tensor:
-        if image.embedding is None:
-            assert image.inputs.sam_pixels is not None, "images without an embedding have pixels"
-            image.embedding = self._model.sam.encode_images(image.inputs.sam_pixels[None].to(self._device))
+    def _embeddings(self, image: EncodedImage) -> ImageEmbeddings:
+        if image.embeddings is None:
+            assert image.inputs.sam_pixels is not None, "images without embeddings have pixels"
+            sam = self._model.sam
+            image.embeddings = sam.prepare(sam.encode_images(image.inputs.sam_pixels[None].to(self._device)))
             if self.cache is not None:
-                self.cache.put(image.digest, image.embedding[0])
-        image.embedding = image.embedding.to(self._device)
-        return image.embedding
+                self.cache.put(image.digest, image.embeddings)
+        image.embeddings = image.embeddings.to(self._device)
+        return image.embeddings
 
     @property
     def _device(self) -> torch.device:

@@ -24,10 +24,11 @@ from partonomy.structures import CharSpan
 from plum.checkpoints.hub import find_checkpoint
 from plum.checkpoints.model_config_io import read_model_config
 from plum.checkpoints.store import load_pretrained
-from plum.data.sam_feature_cache import SamFeatureCache, SamPreprocessing, hash_encoder
+from plum.data.sam_feature_cache import open_cache
 from plum.inference.image_store import EncodedImage
 from plum.inference.predictor import MAX_NEW_TOKENS, Predictor
 from plum.inference.question_batch import QuestionBatch
+from plum.inputs.image_transforms import segmenter_input
 from plum.models.backbones.lora import adapters_off
 
 KEPT_IMAGES = 16
@@ -227,9 +228,7 @@ def load_predictor(
     if sam_cache is not None:
         if not loaded.model.sam.can_keep_embeddings:
             raise ValueError(f"{checkpoint} adds early features to SAM's embedding, which --sam_cache does not hold")
-        weights = hash_encoder(loaded.model.sam.image_encoder, chosen)
-        preprocessing = SamPreprocessing(loaded.config.sam.image_size, str(chosen).removeprefix("torch."))
-        cache = SamFeatureCache(sam_cache, weights, preprocessing)
+        cache = open_cache(sam_cache, loaded.model.sam, segmenter_input(loaded.config.sam), chosen)
     return Predictor(loaded.model, loaded.tokenizer, loaded.config, cache)
 
 

@@ -7,7 +7,7 @@ text alone, and CLIP encodes the image once instead of once per choice.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from partonomy.models.contract import Generation, Hint, Turn
 from partonomy.structures import CharSpan, ChoiceScore
 from plum.inference.predictor import Predictor
-from plum.models.segmenters.sam import stock_layers
+from plum.models.segmenters.sam import SegmentAnything, stock_layers
 from plum.models.segmenters.sam_modules import Attention, ImageEncoderViT
 
 
@@ -54,8 +54,11 @@ class PlainModel:
         assert self.hint.gold is not None, "a question says what its choices are"
         states = self._states[tuple(turns)]
         chosen = torch.zeros((0, *image.shape[:2]))
-        sam = self._predictor.model.sam
-        with stock_attention(sam.image_encoder), stock_layers(sam):
+        with ExitStack() as stack:
+            sam = self._predictor.model.sam
+            if isinstance(sam, SegmentAnything):  # SAM 2 runs transformers' own layers anyway
+                stack.enter_context(stock_attention(sam.image_encoder))
+                stack.enter_context(stock_layers(sam))
             for row, (choice, phrases) in enumerate(self.hint.gold.guesses):
                 forced = self._predictor.answers.forced(self._predictor.slots((image,)), turns, choice, phrases)
                 logits = self._predictor.mask_logits(image, states[row : row + 1], forced.spans)

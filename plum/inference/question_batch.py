@@ -178,9 +178,7 @@ class QuestionBatch:
         model, device = self._predictor.model, self._predictor.device
         if device.type != "cpu":
             return MAX_DECODED_TOGETHER
-        height, width = model.sam.grid
-        parameter = next(model.parameters())
-        bytes_per_row = model.config.sam.prompt_dim * height * width * parameter.element_size()
+        bytes_per_row = model.sam.bytes_per_image(next(model.parameters()).dtype)
         return min(MAX_DECODED_TOGETHER, max(1, MAX_DECODED_BYTES_ON_CPU // bytes_per_row))
 
     def _decode(

@@ -1,4 +1,4 @@
-"""Image preprocessing for the two towers: CLIP's square input and SAM's padded square input.
+"""Image preprocessing for the two towers: CLIP's square input and the segmenter's.
 
 CLIP (`VisionConfig.fit`): `crop` equals transformers' CLIPImageProcessor, with which LLaVA v1, LISA, M2SA and the code
 of PLUM's authors train: the language model then sees nothing of the borders of a photograph that is not square, while
@@ -7,10 +7,13 @@ SAM sees all of it. (M2SA's paper says "resized to 224 x 224", PLUM's paper noth
 from scratch, its parts reach the border, and no patch is wasted on padding. For square images all three are the same.
 SAM: the longest side is resized to the input size (PIL bilinear, as in segment-anything's `ResizeLongestSide`), pixels
 are normalised with SAM's statistics, and the bottom and the right are padded with zeros.
+SAM 2 and its relatives: the image is stretched to the square (PIL bilinear), without padding, and normalised with
+ImageNet's statistics, which are SAM's, or SAM 3's (`Sam2ImageProcessor`, `Sam3ImageProcessor` of transformers).
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -19,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from plum.config import Fit, HfBackboneConfig, ModelConfig, usual_fit
+from plum.config import Fit, HfBackboneConfig, ModelConfig, Sam2Config, SegmenterConfig, usual_fit
 from plum.inputs.encoding import ImageSlot
 from plum.inputs.stock_inputs import StockInputs
 from plum.structures import IGNORE_INDEX, ImageFrame, Pixels, StockPixels
@@ -30,11 +33,12 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 SAM_MEAN = (123.675, 116.28, 103.53)
 SAM_STD = (58.395, 57.12, 57.375)
+SAM_3_MEAN = SAM_3_STD = (127.5, 127.5, 127.5)
 
 
 @dataclass(frozen=True)
 class ImageInputs:
-    """One image for backbone and SAM.
+    """One image for backbone and segmenter.
 
     clip_pixels: float32 [3, p, p] (LLaVA), or the arguments of a stock model's image encoder
     sam_pixels: float32 [3, P, P], or None if SAM is not run
@@ -48,19 +52,53 @@ class ImageInputs:
 
 
 @dataclass(frozen=True)
+class SegmenterInput:
+    """How an image becomes a segmenter's input.
+
+    Attributes:
+        size: P, side of the square in pixels.
+        fit: `pad`: the longest side is resized to P, the rest padded; `stretch`: both sides are resized to P.
+        mean, std: pixel statistics, RGB, 0 to 255.
+    """
+
+    size: int
+    fit: Literal["pad", "stretch"] = "pad"
+    mean: tuple[float, ...] = SAM_MEAN
+    std: tuple[float, ...] = SAM_STD
+
+    def frame(self, height: int, width: int) -> ImageFrame:
+        """Return the sizes of an image of `height` x `width` pixels before and after resizing."""
+        resized = resized_size(height, width, self.size) if self.fit == "pad" else (self.size, self.size)
+        return ImageFrame((height, width), resized)
+
+    def __call__(self, image: np.ndarray, frame: ImageFrame) -> Tensor:
+        """Return the normalised input [3, P, P], float32, of a uint8 image; see `sam_input`."""
+        return sam_input(image, frame, self.size, self.mean, self.std)
+
+
+def segmenter_input(config: SegmenterConfig) -> SegmenterInput:
+    """Return the preprocessing that a segmenter was trained with."""
+    if not isinstance(config, Sam2Config):
+        return SegmenterInput(config.image_size)
+    if config.model_type == "sam3_tracker":
+        return SegmenterInput(config.image_size, "stretch", SAM_3_MEAN, SAM_3_STD)
+    return SegmenterInput(config.image_size, "stretch")
+
+
+@dataclass(frozen=True)
 class ImageTransform:
     """Prepares images for one model.
 
     Attributes:
         clip_size: p, side of CLIP's input in pixels.
-        sam_size: P, side of SAM's input in pixels.
-        sam_patch: side of a cell of SAM's embedding grid, in pixels of its input.
+        for_segmenter: how the segmenter's input is made.
+        sam_patch: side of a cell of its embedding grid, in pixels of its input.
         clip_fit: how a non-square image is fitted to CLIP's square (`VisionConfig.fit`).
         stock: prepares images for a stock model in place of CLIP.
     """
 
     clip_size: int
-    sam_size: int
+    for_segmenter: SegmenterInput
     sam_patch: int
     clip_fit: Fit
     stock: StockInputs | None = None
@@ -78,8 +116,8 @@ class ImageTransform:
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
             raise ValueError(f"an image must be a uint8 RGB array (H, W, 3), got {image.dtype} {image.shape}")
         height, width = image.shape[:2]
-        frame = ImageFrame((height, width), resized_size(height, width, self.sam_size))
-        sam_pixels = sam_input(image, frame, self.sam_size) if for_sam else None
+        frame = self.for_segmenter.frame(height, width)
+        sam_pixels = self.for_segmenter(image, frame) if for_sam else None
         if self.stock is not None:
             pixels, slot = self.stock.read_image(image)
             return ImageInputs(pixels, sam_pixels, frame, slot)
@@ -93,8 +131,13 @@ class ImageTransform:
         return torch.stack(pixels) if pixels else torch.zeros(0, 3, self.clip_size, self.clip_size)
 
     @property
+    def sam_size(self) -> int:
+        """P, side of the segmenter's input in pixels."""
+        return self.for_segmenter.size
+
+    @property
     def mask_size(self) -> int:
-        """Pixels per side of SAM's low-resolution masks."""
+        """Pixels per side of the segmenter's low-resolution masks."""
         return 4 * (self.sam_size // self.sam_patch)
 
 
@@ -105,11 +148,11 @@ def build_image_transform(config: ModelConfig, tokenizer: PreTrainedTokenizerBas
         config: the model.
         tokenizer: the model's; a stock model's processor needs it.
     """
-    sam, backbone = config.sam, config.backbone
+    segmenter, patch, backbone = segmenter_input(config.sam), config.sam.patch_size, config.backbone
     if isinstance(backbone, HfBackboneConfig):
-        return ImageTransform(0, sam.image_size, sam.patch_size, "stretch", StockInputs(backbone, tokenizer))
+        return ImageTransform(0, segmenter, patch, "stretch", StockInputs(backbone, tokenizer))
     fit = backbone.vision.fit or usual_fit(backbone.conversation)
-    return ImageTransform(backbone.vision.image_size, sam.image_size, sam.patch_size, fit)
+    return ImageTransform(backbone.vision.image_size, segmenter, patch, fit)
 
 
 def resized_size(height: int, width: int, sam_size: int) -> tuple[int, int]:
@@ -127,17 +170,23 @@ def clip_input(image: np.ndarray, size: int, fit: Fit) -> Tensor:
     return torch.from_numpy(_normalise(pixels, CLIP_MEAN, CLIP_STD))
 
 
-def sam_input(image: np.ndarray, frame: ImageFrame, size: int) -> Tensor:
-    """SAM's normalised input [3, size, size], float32; zeros right of and below the image."""
+def sam_input(
+    image: np.ndarray,
+    frame: ImageFrame,
+    size: int,
+    mean: tuple[float, ...] = SAM_MEAN,
+    std: tuple[float, ...] = SAM_STD,
+) -> Tensor:
+    """A segmenter's normalised input [3, size, size], float32; zeros right of and below the image."""
     height, width = frame.resized
     pixels = _channels_first(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
     padded = np.zeros((3, size, size), dtype=np.float32)
-    padded[:, :height, :width] = _normalise(pixels, SAM_MEAN, SAM_STD)
+    padded[:, :height, :width] = _normalise(pixels, mean, std)
     return torch.from_numpy(padded)
 
 
 def grid_classes(part_map: np.ndarray, frame: ImageFrame, transform: ImageTransform) -> Tensor:
-    """Sample the class at the centre of every pixel of SAM's low-resolution masks (4 x 4 pixels per embedding cell).
+    """Sample the class at the centre of every pixel of low-resolution masks (4 x 4 pixels per embedding cell).
 
     Args:
         part_map: integer classes (H, W), original-image pixels.
@@ -148,7 +197,7 @@ def grid_classes(part_map: np.ndarray, frame: ImageFrame, transform: ImageTransf
         LongTensor [4h, 4w], IGNORE_INDEX for pixels whose centre lies in the padding.
     """
     n = transform.mask_size
-    centres = (np.arange(n) + 0.5) * transform.sam_size / n  # pixels of SAM's padded input
+    centres = (np.arange(n) + 0.5) * transform.sam_size / n  # pixels of the segmenter's input
     (height, width), (inner_height, inner_width) = frame.original, frame.resized
     rows = (centres * height / inner_height).astype(np.int64)
     columns = (centres * width / inner_width).astype(np.int64)

@@ -1,4 +1,4 @@
-"""A grounded language model: a backbone answers, spans of the answer become queries, SAM turns queries into masks.
+"""A grounded language model: a backbone answers, spans of the answer become queries, a segmenter turns them into masks.
 
 One forward pass serves training and evaluation of every system; each stage can also be called alone (paper, section 4,
 figure 3). Systems differ in the components they pass in: the query projection, a tagger or none, a SAM, a feedback loop
@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from plum.config import ModelConfig
 from plum.models.backbones.backbone import Backbone
@@ -17,14 +18,16 @@ from plum.models.heads.mask_feedback import EncodedMasks, FeedbackContext, MaskF
 from plum.models.heads.query_projection import QueryProjection
 from plum.models.heads.span_tagger import SpanTagger
 from plum.models.heads.teacher import span_teacher_states
-from plum.models.segmenters.sam import SegmentAnything
+from plum.models.segmenters.segmenter import Segmenter
 from plum.structures import (
     IGNORE_INDEX,
     Batch,
     ConversationImages,
     GroundedOutput,
+    ImageEmbeddings,
     ImageFeatures,
     ImageTokens,
+    KnownEmbeddings,
     Pixels,
     SpanBounds,
     TagChain,
@@ -41,7 +44,7 @@ class GroundedLMM(nn.Module):
         backbone: Backbone,
         tagger: SpanTagger | None,
         query_projection: QueryProjection,
-        sam: SegmentAnything,
+        sam: Segmenter,
         feedback: MaskFeedback | None,
     ) -> None:
         super().__init__()
@@ -67,15 +70,16 @@ class GroundedLMM(nn.Module):
         """Where the weights come from, for messages."""
         return self.backbone.weights_name
 
-    def forward(self, batch: Batch, with_teacher: bool, sam_embeddings: Tensor | None = None) -> GroundedOutput:
+    def forward(self, batch: Batch, with_teacher: bool, known: KnownEmbeddings | None = None) -> GroundedOutput:
         """Run every stage on a collated batch, with the batch's own spans.
 
         Args:
             batch: collated samples; may contain no image and no span.
             with_teacher: also return the states with adapters off, for the KL term (systems with tagged phrases).
-            sam_embeddings: [B, C, h, w], if known already; SAM's encoder is then not run.
+            known: embeddings of all images to segment, if they are known already; the segmenter's encoder is then not
+                run.
         """
-        images = self.encode_images(batch.clip_pixels, batch.sam_pixels, sam_embeddings, batch.sam_rows)
+        images = self.encode_images(batch.clip_pixels, batch.sam_pixels, batch.sam_rows, known)
         text = (batch.input_ids, batch.attention_mask, batch.shown, images.tokens)
         hidden_states = self.backbone.shared_hidden_states(*text)
         states, labels = supervised_states(hidden_states, batch.labels)
@@ -97,28 +101,30 @@ class GroundedLMM(nn.Module):
         self,
         clip_pixels: Pixels,
         sam_pixels: Tensor,
-        sam_embeddings: Tensor | None = None,
         sam_rows: Tensor | None = None,
+        known: KnownEmbeddings | None = None,
     ) -> ImageFeatures:
         """Encode B images (B may be 0) with both towers, each image once.
 
         Args:
             clip_pixels: B images for the backbone.
-            sam_pixels: [U, 3, P, P], normalised for SAM, padded bottom and right.
-            sam_embeddings: [B, C, h, w], if known already.
-            sam_rows: [U], rows of the images that SAM encodes; the other embeddings are zeros. None: all images.
+            sam_pixels: [U, 3, P, P], normalised for the segmenter.
+            sam_rows: [U], rows of the images that the segmenter encodes; the other embeddings are zeros. None: all
+                images.
+            known: embeddings to take instead of encoding `sam_pixels`.
         """
         like = next(self.query_projection.parameters())
         tokens = self.backbone.encode_images(clip_pixels) if len(clip_pixels) else self.backbone.no_images()
-        if sam_embeddings is not None:
-            return ImageFeatures(tokens, sam_embeddings)
-        if len(sam_pixels) == 0:
-            return ImageFeatures(tokens, like.new_zeros(len(clip_pixels), self.prompt_dim, *self.sam.grid))
-        embeddings = self.sam.encode_images(sam_pixels)
-        if sam_rows is None or len(sam_pixels) == len(clip_pixels):
+        if known is not None:
+            embeddings, sam_rows = known.embeddings, known.rows
+        elif len(sam_pixels) == 0:
+            return ImageFeatures(tokens, self.sam.no_embeddings(len(clip_pixels), like))
+        else:
+            embeddings = self.sam.encode_images(sam_pixels)
+        embeddings = self.sam.prepare(embeddings)
+        if sam_rows is None or len(embeddings) == len(clip_pixels):
             return ImageFeatures(tokens, embeddings)
-        nowhere = embeddings.new_zeros(len(clip_pixels), *embeddings.shape[1:])
-        return ImageFeatures(tokens, nowhere.index_copy(0, sam_rows, embeddings))
+        return ImageFeatures(tokens, embeddings.spread(sam_rows, len(clip_pixels)))
 
     def hidden_states(
         self, input_ids: Tensor, attention_mask: Tensor, shown: ConversationImages, image_tokens: ImageTokens
@@ -178,7 +184,7 @@ class GroundedLMM(nn.Module):
         """Continue prompts greedily; see `Backbone.generate`. Returns token ids [N, up to max_new_tokens]."""
         return self.backbone.generate(input_ids, attention_mask, shown, image_tokens, max_new_tokens)
 
-    def decode_masks(self, hidden_states: Tensor, spans: SpanBounds, image_embeddings: Tensor) -> Tensor:
+    def decode_masks(self, hidden_states: Tensor, spans: SpanBounds, image_embeddings: ImageEmbeddings) -> Tensor:
         """Decode one mask per span, in reading order within each conversation, feeding back earlier masks.
 
         A mask is fed back to later spans of the same conversation and image only. Step s decodes the s-th span of all
@@ -187,10 +193,10 @@ class GroundedLMM(nn.Module):
         Args:
             hidden_states: [N, T, D].
             spans: M token ranges, sorted by conversation, then reading order.
-            image_embeddings: [B, C, h, w] from `encode_images`.
+            image_embeddings: of the B images, from `encode_images`.
 
         Returns:
-            Mask logits [M, 4h, 4w], float32, in the frame of SAM's padded input.
+            Mask logits [M, 4h, 4w], float32, in the frame of the segmenter's square input.
 
         Raises:
             ValueError: a span belongs to a conversation without an image.
@@ -211,12 +217,12 @@ class GroundedLMM(nn.Module):
         )
         return decoded[by_step.argsort()]
 
-    def _decode_with_feedback(self, queries_of_steps: Sequence[Tensor], image_embeddings: Tensor) -> Tensor:
+    def _decode_with_feedback(self, queries_of_steps: Sequence[Tensor], image_embeddings: ImageEmbeddings) -> Tensor:
         """Run the decode loop; the rows of each step are a prefix of the previous step's rows.
 
         Args:
             queries_of_steps: for each step [R_s, C], R_0 >= R_1 >= ...
-            image_embeddings: [R_0, C, h, w].
+            image_embeddings: of each row's image, R_0 rows.
 
         Returns:
             Mask logits of all steps, concatenated, [M, 4h, 4w].
@@ -224,7 +230,7 @@ class GroundedLMM(nn.Module):
         decoded: list[Tensor] = []
         earlier: list[EncodedMasks] = []
         context = self.prepare_feedback()
-        image_embeddings = image_embeddings.contiguous(memory_format=torch.channels_last)  # once, not in every step
+        image_embeddings = image_embeddings.channels_last()  # once, not in every step
         for step, queries in enumerate(queries_of_steps):
             num_rows = len(queries)
             if step > 0:
@@ -248,26 +254,25 @@ class GroundedLMM(nn.Module):
         """Encode masks as feedback for later ones; interactive callers may pass their own masks.
 
         Args:
-            mask_logits: [R, 4h, 4w], frame of SAM's padded input.
+            mask_logits: [R, 4h, 4w], frame of the segmenter's square input.
             queries: [R, C], of the masks' spans.
             order: 0-based position of the masks in their conversations.
             context: from `prepare_feedback`.
         """
         assert self.feedback is not None
-        downscaling = self.sam.prompt_encoder.mask_downscaling
-        return self.feedback.encode(mask_logits, queries, order, downscaling, context)
+        return self.feedback.encode(mask_logits, queries, order, self.sam.mask_layers(), context)
 
     def decode_step(
-        self, queries: Tensor, image_embeddings: Tensor, earlier: Sequence[EncodedMasks], position: Tensor
+        self, queries: Tensor, image_embeddings: ImageEmbeddings, earlier: Sequence[EncodedMasks], position: Tensor
     ) -> Tensor:
         """Decode one mask per row from its query, its image and the earlier masks of its conversation.
 
         Args:
             queries: [R, C].
-            image_embeddings: [R, C, h, w], each row's image.
+            image_embeddings: of each row's image.
             earlier: earlier masks in order, each with the same R rows; interactive callers may drop, insert or
                 replace them.
-            position: SAM's dense positional encoding.
+            position: the segmenter's dense positional encoding.
 
         Returns:
             Mask logits [R, 4h, 4w], float32.
@@ -283,9 +288,19 @@ class GroundedLMM(nn.Module):
         """Move or cast as nn.Module does, but never round floating-point buffers.
 
         These buffers are frequencies (LLaMA's rotary, SAM's positional ones). Rounding them, as DeepSpeed and
-        `.to(bfloat16)` do, would shift positions.
+        `.to(bfloat16)` do, would shift positions. Batch norms (EdgeTAM's) need their statistics in the weights' dtype.
         """
-        exact = {name: buffer for name, buffer in self.named_buffers() if buffer.is_floating_point()}
+        statistics = {
+            f"{name}.{buffer}"
+            for name, module in self.named_modules()
+            if isinstance(module, _BatchNorm)
+            for buffer, _ in module.named_buffers(recurse=False)
+        }
+        exact = {
+            name: buffer
+            for name, buffer in self.named_buffers()
+            if buffer.is_floating_point() and name not in statistics
+        }
         super()._apply(fn, recurse)
         for name, buffer in exact.items():
             owner, _, attribute = name.rpartition(".")

@@ -16,6 +16,8 @@ COMPONENT_PREFIXES = (
     ("llava.adaptation.queries", "calico.queries"),
     ("llava.adaptation.", "calico.adaptation"),
     ("sam.image_encoder.", "sam.image_encoder"),
+    ("sam.vision_encoder.", "sam.image_encoder"),  # SAM 2's name of it
+    ("sam.no_memory_embedding", "sam.image_encoder"),  # added to its output
     ("sam.prompt_encoder.", "sam.prompt_encoder"),
     ("sam.mask_decoder.", "sam.mask_decoder"),
     ("sam.early_fusion.", "sam.early_fusion"),

@@ -15,6 +15,7 @@ from plum.config import (
     LoraConfig,
     ModelConfig,
     QFormerConfig,
+    Sam2Config,
     SamConfig,
     SegTokenConfig,
     SpecialTokensConfig,
@@ -22,7 +23,8 @@ from plum.config import (
     VisionConfig,
 )
 from plum.inputs.bio_labels import Tag
-from plum.structures import IGNORE_INDEX, TEXT_ONLY, Batch, ConversationImages, ImageFrame, SpanBounds
+from plum.inputs.image_transforms import segmenter_input
+from plum.structures import IGNORE_INDEX, TEXT_ONLY, Batch, ConversationImages, SpanBounds
 
 TINY_TOKENS = SpecialTokensConfig(image=3, pad=0, eos=2, suppressed=(0, 3))
 """Special tokens of `tiny_batch`."""
@@ -88,6 +90,26 @@ def tiny_model_config(
         tagger=tagger or TaggerConfig(num_heads=4, feedforward_dim=64),
         feedback=feedback or FeedbackConfig(num_heads=4),
         lora=lora,
+    )
+
+
+def tiny_sam2_config() -> Sam2Config:
+    """Return a SAM 2 of about 30,000 parameters: 64 px, a 4 x 4 grid, C 16, four stages with one global block."""
+    backbone = {
+        "hidden_size": 8,
+        "blocks_per_stage": [1, 1, 2, 1],
+        "embed_dim_per_stage": [8, 16, 24, 32],
+        "num_attention_heads_per_stage": [1, 1, 2, 2],
+        "window_size_per_stage": [4, 4, 4, 2],
+        "global_attention_blocks": [3],
+    }
+    return Sam2Config(
+        model_type="sam2",
+        image_size=64,
+        prompt_dim=16,
+        decoder_heads=2,
+        decoder_mlp_dim=32,
+        vision={"backbone_channel_list": [32, 24, 16, 8], "backbone_config": backbone},
     )
 
 
@@ -157,7 +179,7 @@ def tiny_batch(
     image_index = torch.full(shape[:1], TEXT_ONLY)
     for image, rows in enumerate(images):
         image_index[rows] = image
-    frames = tuple(ImageFrame((20 + 2 * i, 32), (20 + 2 * i, 32)) for i in range(len(images)))
+    frames = tuple(segmenter_input(config.sam).frame(20 + 2 * i, 32) for i in range(len(images)))
     clip_side, sam_side = config.of_llava.vision.image_size, config.sam.image_size
     grid = sam_side // config.sam.patch_size
     return Batch(

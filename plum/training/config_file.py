@@ -3,12 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
+from pathlib import Path
+from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
 from partonomy.cli.config_files import config_files
 from partonomy.cli.parsers import add_version, example, parse_words, settings_parser
+from partonomy.yaml_files import read_yaml
+from plum.config import ModelConfig, Sam2Config, SamConfig, names_sam2
 from plum.train_config import TrainConfig
+from plum.training.part_pretext import PRETEXT_NEEDS_SAM
 
 AT_LEAST_ONE = (
     "num_updates",
@@ -60,6 +65,8 @@ REFUSED_STAGES = {
 }
 
 
+SAM_2_KEY = "model.sam.model_type"
+"""Key that configurations with SAM 2 or one of its relatives have."""
 _FLAGS = ("config", "local_rank", "overwrite")
 """Arguments of train.py that are not keys of TrainConfig."""
 
@@ -70,6 +77,34 @@ class Start:
 
     config: TrainConfig
     overwrite: bool
+
+
+@dataclass(frozen=True)
+class _WithSam(ModelConfig):
+    """Architecture of a system: backbone + query selector + mask predictor + optional parts."""
+
+    sam: SamConfig
+
+
+@dataclass(frozen=True)
+class _WithSam2(ModelConfig):
+    """Architecture of a system: backbone + query selector + mask predictor + optional parts."""
+
+    sam: Sam2Config
+
+
+@dataclass(frozen=True)
+class _RunWithSam(TrainConfig):
+    """One training run."""
+
+    model: _WithSam
+
+
+@dataclass(frozen=True)
+class _RunWithSam2(TrainConfig):
+    """One training run."""
+
+    model: _WithSam2
 
 
 def check_ranges(config: TrainConfig) -> None:
@@ -130,6 +165,8 @@ def check_losses(config: TrainConfig) -> None:
                 f"losses.bio_scope is {losses.bio_scope!r}, but the sequences of a CRF (model.tagger.use_crf) are "
                 "answers: set losses.bio_scope to 'answer'"
             )
+    if config.part_pretext is not None and isinstance(model.sam, Sam2Config):
+        raise ValueError(PRETEXT_NEEDS_SAM)
     reads_again = model.calico is not None and model.calico.adaptation is not None
     if config.part_pretext is not None and model.of_llava.vision.num_query_tokens is not None and not reads_again:
         raise ValueError(
@@ -176,10 +213,11 @@ def load_train_config(arguments: Sequence[str]) -> TrainConfig:
 
 def load_start(arguments: Sequence[str]) -> Start:
     """Return a configuration as `load_train_config` does, with the flags of this start; raises what it raises."""
-    parser = build_parser()
     try:
-        chosen = vars(parser.instantiate(parse_words(parser, arguments)))
+        parser = build_parser(has_sam2=_have_sam2(arguments))
+        chosen: dict[str, Any] = vars(parser.instantiate(parse_words(parser, arguments)))
         overwrite = bool(chosen["overwrite"])
+        chosen["model"] = ModelConfig(**vars(chosen["model"]))
         config = TrainConfig(**{key: value for key, value in chosen.items() if key not in _FLAGS})
         check_ranges(config)
         check_losses(config)
@@ -189,8 +227,21 @@ def load_start(arguments: Sequence[str]) -> Start:
     return Start(config, overwrite)
 
 
-def build_parser() -> ArgumentParser:
-    """Return train.py's parser."""
+def _have_sam2(arguments: Sequence[str]) -> bool:
+    """Return whether the files or the command line give `model.sam` a `model_type`.
+
+    jsonargparse would try one type of the segmenter after the other: a misspelt key would be reported against both, and
+    a single size on the command line would silently turn SAM 2 into SAM.
+    """
+    if any(word.split("=")[0] == f"--{SAM_2_KEY}" for word in arguments):
+        return True
+    contents = [read_yaml(Path(file)) for file in config_files(arguments) if Path(file).is_file()]
+    models = [content.get("model") for content in contents if isinstance(content, dict)]
+    return any(isinstance(model, dict) and names_sam2(model.get("sam")) for model in models)
+
+
+def build_parser(has_sam2: bool = False) -> ArgumentParser:
+    """Return train.py's parser, for configurations with SAM or with SAM 2 or one of its relatives."""
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = settings_parser(
         prog="train.py",
@@ -202,7 +253,7 @@ def build_parser() -> ArgumentParser:
     parser.add_argument(
         "--config", action="config", help="YAML of plum.train_config.TrainConfig; may be given several times"
     )
-    parser.add_class_arguments(TrainConfig)
+    parser.add_class_arguments(_RunWithSam2 if has_sam2 else _RunWithSam)
     parser.add_argument(
         "--overwrite",
         type=bool,

@@ -17,9 +17,18 @@ from torch import Tensor, nn
 from plum.checkpoints.model_config_io import describe_differences, read_model_config
 from plum.checkpoints.store import HEAD_PREFIX, has_heads, has_projector, is_projector, saved_tensors
 from plum.checkpoints.weights import copy_tensors
-from plum.config import CalicoConfig, LlavaConfig, ModelConfig, Quantization, SpecialTokensConfig, with_fit
+from plum.config import (
+    CalicoConfig,
+    LlavaConfig,
+    ModelConfig,
+    Quantization,
+    SamConfig,
+    SpecialTokensConfig,
+    with_fit,
+)
 from plum.models.backbones.lora import is_adapter, name_without_adapters, reset_adapters
 from plum.models.grounded_lmm import GroundedLMM
+from plum.models.segmenters.build import complete_sizes
 from plum.models.systems.registry import build_model
 from plum.models.weightless import allocate_parameters
 
@@ -159,7 +168,8 @@ def require_same_backbone(own: ModelConfig, folder: str) -> None:
     """
     saved = read_model_config(Path(folder))
     own = with_fit_of(own, folder)
-    if not has_heads(folder):
+    own = replace(own, sam=complete_sizes(own.sam))
+    if not has_heads(folder) and isinstance(own.sam, SamConfig) and isinstance(saved.sam, SamConfig):
         own = replace(own, sam=replace(own.sam, position_dtype=saved.sam.position_dtype))
     if own.llava is not None and saved.llava is not None:
         own = replace(own, llava=_llava_alike(own, saved.llava, is_base=not has_heads(folder)))

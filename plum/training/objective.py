@@ -10,6 +10,7 @@ from plum.inputs.bio_labels import Tag
 from plum.losses.losses import bio_accuracy, compute_losses, weighted_sum, with_tags_in_scope
 from plum.losses.mask_losses import focal_of, losses_by_mask, sum_pixels
 from plum.models.grounded_lmm import GroundedLMM
+from plum.models.segmenters.sam import SegmentAnything
 from plum.structures import IGNORE_INDEX, Batch, GroundedOutput, ImageFeatures, LossTerms
 from plum.train_config import LossConfig, PretextConfig
 from plum.training.part_pretext import PartPretext
@@ -64,10 +65,10 @@ class Objective(nn.Module):
         if is_warmup:
             batch = batch.without_spans()
         answers, batch = batch, with_tags_in_scope(batch, self.losses.bio_scope)
-        embeddings = None
+        known = None
         if self.sam_features is not None:
-            embeddings = complete_embeddings(batch, self.model.sam, self.sam_features)
-        output = self.model(batch, with_teacher=self.losses.kl > 0, sam_embeddings=embeddings)
+            known = complete_embeddings(batch, self.model.sam, self.sam_features)
+        output = self.model(batch, with_teacher=self.losses.kl > 0, known=known)
         terms = compute_losses(output, batch, self.losses)
         total = weighted_sum(terms, self.losses)
         pretext = None
@@ -93,7 +94,7 @@ class Objective(nn.Module):
         assert self.pretext is not None
         asked = self.pretext.draw_queries(batch.part_maps, self.pretext_config.queries_per_image)
         if len(asked.image) == 0:
-            return images.embeddings.new_zeros(())
+            return images.embeddings.main.new_zeros(())
         sam = self.model.sam
         logits = sam.decode_masks(images.embeddings[asked.image], asked.queries, None, sam.dense_position())
         sums = sum_pixels(logits, asked.targets, asked.is_counted, focal=focal_of(self.losses))
@@ -102,7 +103,8 @@ class Objective(nn.Module):
 
     def _pretext_loss(self, images: ImageFeatures, batch: Batch) -> Tensor:
         assert self.pretext is not None
-        upscaled = self.model.sam.mask_decoder.output_upscaling(images.embeddings)
+        assert isinstance(self.model.sam, SegmentAnything), "runs with another segmenter have no pretext"
+        upscaled = self.model.sam.mask_decoder.output_upscaling(images.embeddings.main)
         return self.pretext(images, upscaled, batch, self.pretext_config.token_weight)
 
 

@@ -17,6 +17,11 @@ from torch.nn.functional import cross_entropy, linear, mse_loss
 
 from plum.structures import IGNORE_INDEX, Batch, ImageFeatures, ImageTokens
 
+PRETEXT_NEEDS_SAM = (
+    "part_pretext trains SAM's upscaling convolutions on its embedding alone, which SAM 2's decoder "
+    "(model.sam.model_type) never reads without its finer maps: set part_pretext to null"
+)
+"""Why only SAM has the pretext."""
 SUBCELLS = 2
 """Classes are predicted on a grid SUBCELLS times finer than each tower's own."""
 MIN_QUERY_SHARE = 1 / 400
@@ -77,8 +82,8 @@ class PartPretext(nn.Module):
             if frame.original[0] != frame.original[1]:
                 raise ValueError(f"part_pretext needs square images, got {frame.original} in {batch.sample_ids}")
         if not bool((batch.part_maps != IGNORE_INDEX).any()):
-            return images.embeddings.new_zeros(())
-        embeddings = images.embeddings.flatten(2).transpose(1, 2)  # [B, h * w, C]
+            return images.embeddings.main.new_zeros(())
+        embeddings = images.embeddings.main.flatten(2).transpose(1, 2)  # [B, h * w, C]
         # Every other pixel in each direction: a quarter of the cost of the largest classifier.
         pixels, classes = upscaled[..., ::2, ::2].flatten(2).transpose(1, 2), batch.part_maps[..., ::2, ::2]
         return (

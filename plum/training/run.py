@@ -21,6 +21,7 @@ from plum.data.sam_feature_cache import SamFeatureCache
 from plum.inputs.tokenizer import load_tokenizer
 from plum.models.backbones.quantization import UNVERIFIED
 from plum.models.grounded_lmm import GroundedLMM
+from plum.models.segmenters.sam import SegmentAnything
 from plum.models.systems.registry import build_model
 from plum.models.systems.special_tokens import add_written_tokens, initialise_new_rows, with_special_tokens
 from plum.models.trainable import TrainableRow, set_trainable
@@ -31,7 +32,7 @@ from plum.training.exit_status import RunStoppedError
 from plum.training.initialise import Placement, build_from, with_fit_of
 from plum.training.objective import Objective
 from plum.training.optimizer import learning_rate_factor
-from plum.training.part_pretext import PartPretext
+from plum.training.part_pretext import PRETEXT_NEEDS_SAM, PartPretext
 from plum.training.ranks import Ranks, on_main_rank, require_shared_folder, start_ranks
 from plum.training.run_checkpoints import ResumePoint, find_resume_point
 from plum.training.run_folder import RunFolder
@@ -194,7 +195,7 @@ def fit(
         )
 
     if ranks.is_main and parts.sam_features is not None:
-        logger.info("%s", describe_feature_cache(parts.sam_features))
+        logger.info("%s", describe_feature_cache(parts.sam_features, parts.model.sam, config.engine.precision))
     validation = None
     if config.validation is not None and parts.held_out is not None:
         held_out = HeldOutImages(
@@ -208,7 +209,7 @@ def fit(
         validation = RunValidation(run.root, config.validation, held_out, parts.model, ranks)
     Trainer(config, engine, make_batches, run, resume_point, started=started, validation=validation).fit()
     if ranks.is_main and parts.sam_features is not None:
-        logger.info("%s", describe_feature_cache(parts.sam_features))
+        logger.info("%s", describe_feature_cache(parts.sam_features, parts.model.sam, config.engine.precision))
     return FittedRun(engine, validation)
 
 
@@ -287,9 +288,15 @@ def _require_trained_rows(config: TrainConfig, added: Sequence[str]) -> None:
 def build_objective(
     model: GroundedLMM, config: TrainConfig, class_pixels: Sequence[int], sam_features: SamFeatureCache | None = None
 ) -> Objective:
-    """Return the model with its losses, and with the part pretext if the configuration has one."""
+    """Return the model with its losses, and with the part pretext if the configuration has one.
+
+    Raises:
+        ValueError: the pretext reads layers that the segmenter has not.
+    """
     if config.part_pretext is None:
         return Objective(model, config.losses, sam_features=sam_features)
+    if not isinstance(model.sam, SegmentAnything):
+        raise ValueError(PRETEXT_NEEDS_SAM)
     llava = config.model.of_llava
     width = llava.vision.hidden_size if model.backbone.reads_images_again else llava.language.hidden_size
     pretext = PartPretext(model.prompt_dim, width, class_pixels)

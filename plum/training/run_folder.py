@@ -24,7 +24,7 @@ import yaml
 
 from partonomy.files import read_json_as, write_text_atomically
 from partonomy.yaml_files import read_yaml
-from plum.config import ModelConfig, earlier_fit, with_fit
+from plum.config import ModelConfig, Sam2Config, earlier_fit, names_sam2, with_fit
 from plum.train_config import TrainConfig
 from plum.training.run_checkpoints import RunCheckpoints
 from plum.training.trackers import TRACKER_RUN_FILE
@@ -406,7 +406,8 @@ def _with_defaults(recorded: object, declared: object) -> object:
         declared: type of the value in the configuration's dataclasses.
     """
     if typing.get_origin(declared) in (types.UnionType, typing.Union):
-        declared = next(one for one in typing.get_args(declared) if one is not types.NoneType)
+        options = [one for one in typing.get_args(declared) if one is not types.NoneType]
+        declared = Sam2Config if Sam2Config in options and names_sam2(recorded) else options[0]
     if isinstance(recorded, list) and typing.get_origin(declared) is tuple:
         return [_with_defaults(one, typing.get_args(declared)[0]) for one in recorded]
     if not isinstance(recorded, dict) or not (isinstance(declared, type) and is_dataclass(declared)):

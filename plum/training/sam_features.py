@@ -1,15 +1,15 @@
 """Training with cached SAM embeddings: the frozen encoder only runs on images that the cache does not have."""
 
 import torch
-from torch import Tensor
 
-from plum.data.sam_feature_cache import SamFeatureCache, SamPreprocessing, hash_encoder
+from plum.data.sam_feature_cache import SamFeatureCache, open_cache
+from plum.inputs.image_transforms import segmenter_input
 from plum.models.grounded_lmm import GroundedLMM
-from plum.models.segmenters.sam import SegmentAnything
-from plum.structures import Batch
+from plum.models.segmenters.segmenter import Segmenter
+from plum.structures import Batch, ImageEmbeddings, KnownEmbeddings
 from plum.train_config import TrainConfig
 
-GIGABYTE = 10**9
+GIGABYTE, MEGABYTE = 10**9, 10**6
 
 
 def open_feature_cache(config: TrainConfig, model: GroundedLMM) -> SamFeatureCache | None:
@@ -34,17 +34,18 @@ def open_feature_cache(config: TrainConfig, model: GroundedLMM) -> SamFeatureCac
             "early blocks to it: do not set the cache"
         )
     dtype = torch.bfloat16 if config.engine.precision == "bf16" else torch.float32
-    preprocessing = SamPreprocessing(config.model.sam.image_size, str(dtype).removeprefix("torch."))
-    max_bytes = None if limit is None else int(limit * GIGABYTE)
-    return SamFeatureCache(folder, hash_encoder(model.sam.image_encoder, dtype), preprocessing, max_bytes)
+    given, max_bytes = segmenter_input(config.model.sam), None if limit is None else int(limit * GIGABYTE)
+    is_prepared = not model.sam.is_decoder_of_embeddings_trained
+    return open_cache(folder, model.sam, given, dtype, is_prepared=is_prepared, max_bytes=max_bytes)
 
 
 @torch.no_grad()
-def complete_embeddings(batch: Batch, sam: SegmentAnything, cache: SamFeatureCache) -> Tensor | None:
-    """Return the batch's embeddings [B, C, h, w], or None if it segments nothing.
+def complete_embeddings(batch: Batch, sam: Segmenter, cache: SamFeatureCache) -> KnownEmbeddings | None:
+    """Return the embeddings of the batch's images in which something is segmented; None if there are none.
 
-    Missing embeddings are computed and added to the cache. Images in which nothing is segmented get zeros. Images are
-    encoded one by one, so that an embedding does not depend on the batch in which it was computed.
+    Missing embeddings are computed and added to the cache. Images are encoded one by one, so that an embedding does not
+    depend on the batch in which it was computed. Embeddings are prepared for the decoder unless that applies trained
+    weights.
     """
     if not batch.image_hashes:
         return None
@@ -54,18 +55,32 @@ def complete_embeddings(batch: Batch, sam: SegmentAnything, cache: SamFeatureCac
         # The image may occur twice in this batch, or have been added to the cache since the loader looked.
         found = cache.get(batch.image_hashes[row])
         if found is None:
-            found = sam.encode_images(batch.sam_pixels[number : number + 1])[0]
+            found = sam.encode_images(batch.sam_pixels[number : number + 1])
+            if not sam.is_decoder_of_embeddings_trained:
+                found = sam.prepare(found)
             cache.put(batch.image_hashes[row], found)
         embeddings[row] = found
-    known = [embedding for embedding in embeddings if embedding is not None]
+    known = {row: one for row, one in enumerate(embeddings) if one is not None}
     if not known:
         return None
-    nothing = torch.zeros_like(known[0])
     device = batch.sam_pixels.device
-    return torch.stack([(nothing if embedding is None else embedding).to(device) for embedding in embeddings])
+    together = ImageEmbeddings.concatenate([one.to(device) for one in known.values()])
+    return KnownEmbeddings(together, torch.tensor(list(known), device=device))
 
 
-def describe_feature_cache(cache: SamFeatureCache) -> str:
-    """Say how much the cache holds."""
+def describe_feature_cache(cache: SamFeatureCache, sam: Segmenter, precision: str) -> str:
+    """Say how much the cache holds, and how much an image takes in a run of this precision ("bf16" or "fp32")."""
     size = f"{cache.size_in_bytes() / GIGABYTE:.3f} GB"
-    return f"SAM features in {cache.root}: {cache.count_images()} images of this encoder, {size} with other encoders'"
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    is_prepared = not sam.is_decoder_of_embeddings_trained
+    per_image = f"{sam.bytes_per_image(dtype, is_prepared) / MEGABYTE:.1f} MB per image"
+    if not is_prepared:
+        smaller = sam.bytes_per_image(dtype) / MEGABYTE
+        per_image += (
+            f" ({smaller:.1f} MB with trainable.sam_mask_decoder false: the maps are kept as they are before the "
+            "decoder's trained convolutions)"
+        )
+    return (
+        f"SAM features in {cache.root}: {cache.count_images()} images of this encoder, {per_image}; {size} with other "
+        "encoders'"
+    )

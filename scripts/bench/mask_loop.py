@@ -21,8 +21,8 @@ from plum.inputs.image_transforms import resized_size
 from plum.losses.mask_losses import EPSILON, mask_losses
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.heads.mask_feedback import EncodedMasks
-from plum.models.segmenters.sam import stock_layers
-from plum.structures import Batch, ConversationImages, ImageFrame, SpanBounds
+from plum.models.segmenters.sam import SegmentAnything, stock_layers
+from plum.structures import Batch, ConversationImages, ImageEmbeddings, ImageFrame, SpanBounds
 from plum.train_config import LossConfig
 
 TOKENS_OF_SPAN = 2
@@ -79,7 +79,7 @@ def make_inputs(
 def batched_loss(model: GroundedLMM, inputs: MaskInputs, config: LossConfig) -> Tensor:
     """Return the weighted mask losses as a training step computes them."""
     batch = inputs.batch
-    logits = model.decode_masks(inputs.hidden_states, batch.spans, inputs.embeddings)
+    logits = model.decode_masks(inputs.hidden_states, batch.spans, ImageEmbeddings(inputs.embeddings))
     overlap, bce = mask_losses(logits, batch, config)
     return config.mask_overlap * overlap + config.mask_bce * bce
 
@@ -122,6 +122,7 @@ def _resize_twice(logits: Tensor, frame: ImageFrame, padded: int) -> Tensor:
 
 def _decode_image(model: GroundedLMM, embedding: Tensor, queries: Sequence[Tensor]) -> list[Tensor]:
     """Decode the masks [1, 4h, 4w] of one image's spans, in order; `embedding` [1, C, h, w], `queries` [1, C] each."""
+    assert isinstance(model.sam, SegmentAnything)
     prompt_encoder = model.sam.prompt_encoder
     context = model.prepare_feedback()
     earlier: list[EncodedMasks] = []

@@ -83,6 +83,7 @@ def draw_data(folder: Path, images: int, image_size: int) -> None:
 def only_mask_branch(config: ModelConfig) -> ModelConfig:
     """Return the model with towers and language model of one layer: the mask branch does not use them."""
     llava = config.of_llava
+    assert isinstance(config.sam, SamConfig)
     return replace(
         config,
         llava=replace(

@@ -86,7 +86,7 @@ def _after_forward(output: GroundedOutput, clock: StageClock) -> None:
         (output.tag_logits, "tagger and lm_head"),
         (output.token_logits, "tagger and lm_head"),
         (output.hidden_states, "language model"),
-        (output.images.embeddings, "towers"),
+        (output.images.embeddings.main, "towers"),
         (output.images.tokens.values, "towers"),
     )
     for tensor, name in boundaries:

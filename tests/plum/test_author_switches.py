@@ -147,12 +147,12 @@ def test_a_run_chooses_the_arithmetic_of_positions_over_a_base(tmp_path: Path) -
         require_same_backbone(own, str(tmp_path / "model"))
 
 
-@pytest.mark.parametrize("version", [0, 7, "2", True, None])
+@pytest.mark.parametrize("version", [0, 8, "2", True, None])
 def test_another_version_is_refused(tmp_path: Path, version: object) -> None:
     save_pretrained(make_model(make_config()), byte_level(), tmp_path / "saved", "")
     path = tmp_path / "saved" / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "format_version": version}))
-    with pytest.raises(ValueError, match="format_version is .*, this code reads 1 to 6"):
+    with pytest.raises(ValueError, match="format_version is .*, this code reads 1 to 7"):
         read_model_config(tmp_path / "saved")
 
 

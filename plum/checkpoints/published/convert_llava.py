@@ -108,7 +108,7 @@ def _make_plan(request: ConversionRequest) -> ConversionPlan:
         *describe_dropped(layout.reason_to_drop(name) for name in names),
         *vocabulary_notes(tokenizer, num_rows, config.language.vocab_size),
     )
-    grown = _expected_shapes(config.of_llava, config.sam)
+    grown = _expected_shapes(config.of_llava, sam_config)
     return ConversionPlan(parts, config, grown, tokenizer, notes, _card(request, notes))
 
 

@@ -125,7 +125,7 @@ def _make_plan(request: SystemRequest) -> ConversionPlan:
         else f"System: {system.name}, with {system.llava.name}",
         *towers.notes,
         f"SAM: {variant_name(config.sam)}, {config.sam.image_size} px, {sam_note}",
-        f"SAM's positional encoding: {config.sam.position_dtype} (the authors' code computes it in its model's dtype, "
+        f"SAM's positional encoding: {request.position_dtype} (the authors' code computes it in its model's dtype, "
         "usually bfloat16; --position_dtype)",
         f"Conversation template: {config.of_llava.conversation}; CLIP's square: {llava.vision.fit} (its training's)",
         *_adapter_notes(adapters, request.lora_alpha),

@@ -7,15 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from plum.checkpoints.published.source_files import open_weights
-from plum.config import SamConfig
+from plum.config import Sam2Config, SamConfig, SegmenterConfig
 
 VARIANTS: Mapping[tuple[int, int], str] = {(768, 12): "ViT-B", (1024, 24): "ViT-L", (1280, 32): "ViT-H"}
 """Name of a variant by width and depth of its image encoder."""
 OWN_PREFIX = "sam."
 
 
-def variant_name(config: SamConfig) -> str:
-    """Return the variant's name, such as "ViT-H", or the sizes of any other encoder."""
+def variant_name(config: SegmenterConfig) -> str:
+    """Return the variant's name, such as "ViT-H", or the sizes of any other encoder; another segmenter's type."""
+    if isinstance(config, Sam2Config):
+        return config.model_type
     size = (config.encoder_dim, config.encoder_depth)
     return VARIANTS.get(size, f"an encoder of {size[1]} blocks of {size[0]}")
 

@@ -25,6 +25,8 @@ from plum.models.segmenters.sam_modules import (
     TwoWayTransformer,
     get_rel_pos,
 )
+from plum.models.segmenters.segmenter import Segmenter
+from plum.structures import ImageEmbeddings
 
 NUM_MULTIMASK_OUTPUTS = 3
 IOU_HEAD_DEPTH = 3
@@ -262,7 +264,7 @@ def position_encoding(frequencies: Tensor, grid: tuple[int, int]) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=-1).permute(2, 0, 1)
 
 
-class SegmentAnything(nn.Module):
+class SegmentAnything(Segmenter):
     """Image encoder, prompt encoder and mask decoder under the names of SAM's published checkpoints.
 
     Args:
@@ -271,9 +273,6 @@ class SegmentAnything(nn.Module):
         mask_decoder: of masks.
         position_dtype: arithmetic of the dense positional encoding, whatever the dtype of the weights.
     """
-
-    can_keep_embeddings = True
-    """Whether `encode_images` depends on the image encoder alone, so that a frozen encoder's results may be kept."""
 
     def __init__(
         self,
@@ -299,18 +298,26 @@ class SegmentAnything(nn.Module):
         """Side of the padded square input in pixels."""
         return int(self.image_encoder.img_size)
 
-    def encode_images(self, sam_pixels: Tensor) -> Tensor:
-        """Encode normalised, padded images [B, 3, P, P] to embeddings [B, C, h, w].
+    @property
+    def is_decoder_of_embeddings_trained(self) -> bool:
+        """False: the decoder takes the encoder's output as it is."""
+        return False
 
-        A frozen encoder builds no graph and runs one image at a time. At full size, one image fills a GPU and bounds
-        the memory. An embedding then does not depend on other images of the batch, not even by rounding, so it may be
-        kept.
-        """
+    def map_shapes(self, is_prepared: bool = True) -> tuple[tuple[int, ...], ...]:
+        """Return the shape (C, h, w) of the only map."""
+        return ((int(self.prompt_encoder.embed_dim), *self.grid),)
+
+    def weights_of_embeddings(self, is_prepared: bool) -> Mapping[str, Tensor]:
+        """Return the image encoder's weights."""
+        return self.image_encoder.state_dict()
+
+    def encode_images(self, sam_pixels: Tensor) -> ImageEmbeddings:
+        """Encode normalised, padded images [B, 3, P, P]; see `Segmenter.encode_images`."""
         with grad_if_trainable(self.image_encoder):
             pixels = sam_pixels.to(self.image_encoder.patch_embed.proj.weight.dtype)
             if torch.is_grad_enabled() or len(pixels) < 2:
-                return self.image_encoder(pixels)
-            return torch.cat([self.image_encoder(image) for image in pixels.split(1)])
+                return ImageEmbeddings(self.image_encoder(pixels))
+            return ImageEmbeddings(torch.cat([self.image_encoder(image) for image in pixels.split(1)]))
 
     def dense_position(self) -> Tensor:
         """Return SAM's dense positional encoding [1, C, h, w]."""
@@ -322,21 +329,17 @@ class SegmentAnything(nn.Module):
         position = position.to(self.prompt_encoder.no_mask_embed.weight.dtype)
         return position.contiguous(memory_format=torch.channels_last)
 
-    def decode_masks(self, image_embeddings: Tensor, queries: Tensor, dense: Tensor | None, position: Tensor) -> Tensor:
-        """Decode one mask per query.
-
-        Args:
-            image_embeddings: [R, C, h, w], each query's image.
-            queries: [R, C], one sparse prompt token per row.
-            dense: [R, C, h, w] mask prompts; None: no mask, encoded by SAM's `no_mask_embed`.
-            position: `dense_position()`.
-
-        Returns:
-            Mask logits [R, 4h, 4w], float32, in the frame of SAM's padded input.
-        """
+    def decode_masks(
+        self, embeddings: ImageEmbeddings, queries: Tensor, dense: Tensor | None, position: Tensor
+    ) -> Tensor:
+        """Decode one mask per query, in the frame of SAM's padded input; see `Segmenter.decode_masks`."""
         if dense is None:
-            dense = self.prompt_encoder.no_mask_embed.weight[..., None, None].expand_as(image_embeddings)
-        return self.mask_decoder.decode_rows(image_embeddings, position, queries[:, None], dense).float()
+            dense = self.prompt_encoder.no_mask_embed.weight[..., None, None].expand_as(embeddings.main)
+        return self.mask_decoder.decode_rows(embeddings.main, position, queries[:, None], dense).float()
+
+    def mask_layers(self) -> nn.Sequential:
+        """Return SAM's `mask_downscaling`."""
+        return self.prompt_encoder.mask_downscaling
 
     def load_sam_checkpoint(self, state: Mapping[str, Tensor]) -> None:
         """Load the state of a published `sam_vit_{b,l,h}` checkpoint, strictly.

@@ -1,19 +1,21 @@
-"""Builders of backbone and SAM for a system: with random weights, or empty, to be filled from a checkpoint."""
+"""Builders of backbone and segmenter for a system: with random weights, or empty, to be filled from a checkpoint."""
 
 from dataclasses import dataclass
 
-from plum.config import HfBackboneConfig, ModelConfig, Quantization
+from plum.config import HfBackboneConfig, ModelConfig, Quantization, SamConfig
 from plum.models.backbones.backbone import Backbone
 from plum.models.backbones.calico import build_calico_backbone
 from plum.models.backbones.hf import build_hf
 from plum.models.backbones.llava import build_llava
+from plum.models.segmenters.build import build_segmenter
 from plum.models.segmenters.sam import SegmentAnything, build_sam
+from plum.models.segmenters.segmenter import Segmenter
 from plum.models.weightless import without_weights
 
 
 @dataclass(frozen=True)
 class Backbones:
-    """How the backbone and SAM are built; a system's own heads always get random weights.
+    """How the backbone and the segmenter are built; a system's own heads always get random weights.
 
     is_empty: allocate no memory for their parameters; see `plum.models.weightless`
     quantization: of the language model; requires `is_empty`
@@ -36,7 +38,16 @@ class Backbones:
             return build_hf(backbone, config.lora, self.is_empty, self.quantization)
         return build_llava(backbone, config.lora, self.is_empty, self.quantization)
 
-    def build_sam(self, config: ModelConfig) -> SegmentAnything:
-        """Build SAM itself, without additions."""
+    def build_segmenter(self, config: ModelConfig) -> Segmenter:
+        """Build SAM, or what `config.sam` names instead, without additions.
+
+        Raises:
+            ValueError: the sizes contradict each other.
+        """
         with without_weights(self.is_empty):
-            return build_sam(config.sam)
+            return build_segmenter(config.sam)
+
+    def build_sam(self, config: SamConfig) -> SegmentAnything:
+        """Build SAM itself, for a system that changes it."""
+        with without_weights(self.is_empty):
+            return build_sam(config)

@@ -10,7 +10,7 @@ Source: dvlab-research/LISA (`model/LISA.py`).
 from plum.config import ModelConfig
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.heads.mask_feedback import build_feedback
-from plum.models.segmenters.sam import SegmentAnything
+from plum.models.segmenters.segmenter import Segmenter
 from plum.models.systems.components import Backbones
 from plum.models.systems.seg_token import SegTokenProjection, SegTokens
 
@@ -21,11 +21,11 @@ def build_lisa(config: ModelConfig, backbones: Backbones) -> GroundedLMM:
     Raises:
         ValueError: the configuration is for another system.
     """
-    return build_around(config, backbones, backbones.build_sam(config))
+    return build_around(config, backbones, backbones.build_segmenter(config))
 
 
-def build_around(config: ModelConfig, backbones: Backbones, sam: SegmentAnything) -> GroundedLMM:
-    """Build a system with [SEG] tokens around a SAM."""
+def build_around(config: ModelConfig, backbones: Backbones, sam: Segmenter) -> GroundedLMM:
+    """Build a system with [SEG] tokens around a segmenter."""
     if config.seg_token is None or config.tagger is not None:
         raise ValueError(f"model.system {config.system} needs model.seg_token and no model.tagger (null)")
     return GroundedLMM(

@@ -10,12 +10,13 @@ Source: jdg900/MMR (`model/segment_anything/modeling/{image_encoder,mask_decoder
 import torch
 from torch import Tensor, nn
 
-from plum.config import ModelConfig
+from plum.config import ModelConfig, SamConfig
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.segmenters.sam import SegmentAnything
 from plum.models.segmenters.sam_modules import LayerNorm2d
 from plum.models.systems.components import Backbones
 from plum.models.systems.lisa import build_around
+from plum.structures import ImageEmbeddings
 
 
 class EarlyFusion(nn.Module):
@@ -51,8 +52,8 @@ class EarlyFusionSam(SegmentAnything):
         self.early_fusion = early_fusion
         self.block = block
 
-    def encode_images(self, sam_pixels: Tensor) -> Tensor:
-        """Encode normalised, padded images [B, 3, P, P] to embeddings [B, C, h, w], early features added."""
+    def encode_images(self, sam_pixels: Tensor) -> ImageEmbeddings:
+        """Encode normalised, padded images [B, 3, P, P], early features added to their embedding."""
         early: list[Tensor] = []
         listener = self.image_encoder.blocks[self.block].register_forward_hook(
             lambda _block, _inputs, output: early.append(output)
@@ -61,18 +62,25 @@ class EarlyFusionSam(SegmentAnything):
             embeddings = super().encode_images(sam_pixels)
         finally:
             listener.remove()
-        return embeddings + self.early_fusion(torch.cat(early))  # a frozen encoder runs one image at a time
+        # A frozen encoder runs one image at a time.
+        return ImageEmbeddings(embeddings.main + self.early_fusion(torch.cat(early)))
 
 
 def build_m2sa(config: ModelConfig, backbones: Backbones) -> GroundedLMM:
     """Build M2SA with random weights.
 
     Raises:
-        ValueError: the configuration is for another system, or SAM's encoder has no block with global attention.
+        ValueError: the configuration is for another system, or has SAM 2, or SAM's encoder has no block with global
+            attention.
     """
     sizes = config.sam
+    if not isinstance(sizes, SamConfig):
+        raise ValueError(
+            f"model.system m2sa adds features of SAM's first global block, which {sizes.model_type} has not: give "
+            "model.sam the sizes of SAM (no model_type), or choose another model.system"
+        )
     if not sizes.encoder_global_blocks:
         raise ValueError("model.system m2sa reads SAM's first global block; model.sam.encoder_global_blocks is empty")
     fusion = EarlyFusion(sizes.encoder_dim, sizes.prompt_dim)
-    sam = EarlyFusionSam(backbones.build_sam(config), fusion, min(sizes.encoder_global_blocks))
+    sam = EarlyFusionSam(backbones.build_sam(sizes), fusion, min(sizes.encoder_global_blocks))
     return build_around(config, backbones, sam)

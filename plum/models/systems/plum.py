@@ -33,7 +33,7 @@ def build_plum(config: ModelConfig, backbones: Backbones) -> GroundedLMM:
             use_cross_attention=tagger.use_cross_attention,
         ),
         query_projection=QueryProjection(hidden_size, config.sam.prompt_dim),
-        sam=backbones.build_sam(config),
+        sam=backbones.build_segmenter(config),
         feedback=build_feedback(config),
     )
 

@@ -1,10 +1,11 @@
 """Registry of systems: the builder and the target notation of each. A sister system adds its row here."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from plum.config import ModelConfig, Quantization, with_fit
 from plum.models.grounded_lmm import GroundedLMM
+from plum.models.segmenters.build import complete_sizes
 from plum.models.systems.calico import build_calico
 from plum.models.systems.components import Backbones
 from plum.models.systems.lisa import build_lisa, lisa_notation
@@ -43,6 +44,7 @@ def build_model(
         ValueError: no system has that name, or the configuration is for another system.
     """
     config = with_fit(config)
+    config = replace(config, sam=complete_sizes(config.sam))
     if config.system != "calico":
         if config.calico is not None:
             raise ValueError(f"model.system {config.system} has no use for model.calico: set it to null")

@@ -93,7 +93,7 @@ def test_a_model_of_an_earlier_format_is_what_it_was(
     save_pretrained(model, TOKENIZER, tmp_path / "saved", "")
     path = tmp_path / "saved" / "config.json"
     current = json.loads(path.read_text())
-    assert current["format_version"] == FORMAT_VERSION == 6
+    assert current["format_version"] == FORMAT_VERSION == 7
     path.write_text(json.dumps(written_by(version, current)))
     loaded = load_pretrained(tmp_path / "saved")
     assert loaded.config == model.config

@@ -43,7 +43,7 @@ def test_save_and_load_give_equal_outputs(
     assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= names
     assert (tmp_path / "saved" / "README.md").read_text() == "# A card"
     content = json.loads((tmp_path / "saved" / "config.json").read_text())
-    assert (content["format_version"], content["system"], content["feedback"]["is_enabled"]) == (6, "plum", True)
+    assert (content["format_version"], content["system"], content["feedback"]["is_enabled"]) == (7, "plum", True)
 
 
 def test_shards_load_like_one_file(
@@ -110,10 +110,10 @@ def edit_config(folder: Path, change: Callable[[dict], None]) -> None:
         (lambda c: c["feedback"].update(is_enabled=1), r"feedback\.is_enabled is 1, not of type bool"),
         (lambda c: c["sam"].update(encoder_global_blocks=1), r"sam\.encoder_global_blocks is 1, not a list"),
         (lambda c: c.update(lora=3), r"lora is 3, not an object"),
-        (lambda c: c.update(format_version=7), r"format_version is 7, this code reads 1 to 6"),
+        (lambda c: c.update(format_version=8), r"format_version is 8, this code reads 1 to 7"),
         (lambda c: c.pop("format_version"), r"no format_version"),
-        (lambda c: c.update(format_version=4.0), r"format_version is 4\.0, this code reads 1 to 6"),
-        (lambda c: c.update(format_version="4"), r"format_version is '4', this code reads 1 to 6"),
+        (lambda c: c.update(format_version=4.0), r"format_version is 4\.0, this code reads 1 to 7"),
+        (lambda c: c.update(format_version="4"), r"format_version is '4', this code reads 1 to 7"),
         (
             lambda c: c["sam"].update(decoder_mlp_dim=48),
             r"another architecture: sam\.decoder_mlp_dim is 48 in config\.json, 32 in the",

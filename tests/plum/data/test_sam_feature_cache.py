@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from plum.data.sam_feature_cache import SamFeatureCache, SamPreprocessing, hash_encoder
+from plum.structures import ImageEmbeddings
 
 PREPROCESSING = SamPreprocessing(image_size=32, dtype="float32")
 KEY = "ab" * 32
@@ -19,23 +20,24 @@ def _cache(folder: Path, max_bytes: int | None = None) -> SamFeatureCache:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_what_is_put_comes_back_to_the_bit(tmp_path: Path, dtype: torch.dtype) -> None:
-    cache, embedding = _cache(tmp_path / "new" / "folder"), torch.randn(3, 2, 2).to(dtype)
+    cache, embedding = _cache(tmp_path / "new" / "folder"), torch.randn(1, 3, 2, 2).to(dtype)
     assert cache.get(KEY) is None
-    cache.put(KEY, embedding)
+    cache.put(KEY, ImageEmbeddings(embedding))
     found = pickle.loads(pickle.dumps(cache)).get(KEY)  # loader processes get a copy
     assert found is not None
-    assert found.dtype == dtype
-    assert torch.equal(found, embedding)
+    assert found.main.dtype == dtype
+    assert torch.equal(found.main, embedding)
+    assert found.finer == ()
     assert cache.count_images() == 1
     assert cache.size_in_bytes() >= embedding.nbytes
 
 
 def test_a_view_of_a_batch_is_kept_alone(tmp_path: Path) -> None:
     cache, batch = _cache(tmp_path), torch.randn(50, 3, 2, 2)
-    cache.put(KEY, batch[7])
+    cache.put(KEY, ImageEmbeddings(batch[7:8]))
     found = cache.get(KEY)
     assert found is not None
-    assert torch.equal(found, batch[7])
+    assert torch.equal(found.main[0], batch[7])
     assert cache.size_in_bytes() < 2 * batch[7].nbytes + 200
 
 
@@ -48,7 +50,7 @@ def test_a_view_of_a_batch_is_kept_alone(tmp_path: Path) -> None:
     ],
 )
 def test_another_preprocessing_is_another_cache(tmp_path: Path, other: SamPreprocessing) -> None:
-    _cache(tmp_path).put(KEY, torch.ones(1))
+    _cache(tmp_path).put(KEY, ImageEmbeddings(torch.ones(1, 1)))
     assert SamFeatureCache(tmp_path, "weights", other).get(KEY) is None
     assert SamFeatureCache(tmp_path, "other weights", PREPROCESSING).get(KEY) is None
     assert SamFeatureCache(tmp_path, "weights", PREPROCESSING).get(KEY) is not None
@@ -56,14 +58,14 @@ def test_another_preprocessing_is_another_cache(tmp_path: Path, other: SamPrepro
 
 def test_the_folder_says_what_it_holds(tmp_path: Path) -> None:
     cache = _cache(tmp_path)
-    cache.put(KEY, torch.ones(1))
+    cache.put(KEY, ImageEmbeddings(torch.ones(1, 1)))
     about = json.loads((cache.folder / "about.json").read_text())
     assert about["weights_hash"] == "weights"
     assert about["preprocessing"]["image_size"] == 32
 
 
 def test_a_full_cache_adds_nothing_and_says_so_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    one = torch.zeros(100)  # 400 bytes, and a header of less than 100
+    one = ImageEmbeddings(torch.zeros(1, 100))  # 400 bytes, and a header of less than 100
     cache = _cache(tmp_path, max_bytes=1100)
     for number in range(4):
         cache.put(f"{number}" * 64, one)
@@ -76,7 +78,7 @@ def test_a_full_cache_adds_nothing_and_says_so_once(tmp_path: Path, caplog: pyte
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     cache = _cache(tmp_path)
-    cache.put(KEY, torch.ones(10))
+    cache.put(KEY, ImageEmbeddings(torch.ones(1, 10)))
     (file,) = cache.folder.rglob("*.safetensors")
     file.write_bytes(file.read_bytes()[:30])
     with pytest.raises(ValueError, match=f"{file.name} is damaged.*delete it"):
@@ -88,8 +90,8 @@ def test_a_folder_that_cannot_be_written_ends_the_keeping_not_the_run(
 ) -> None:
     cache = _cache(tmp_path)
     cache.folder.write_text("in the way")
-    cache.put(KEY, torch.ones(1))
-    cache.put(KEY, torch.ones(1))
+    cache.put(KEY, ImageEmbeddings(torch.ones(1, 1)))
+    cache.put(KEY, ImageEmbeddings(torch.ones(1, 1)))
     assert cache.get(KEY) is None
     assert caplog.text.count("cannot be written") == 1
     with pytest.raises(ValueError, match="is a file"):
@@ -99,7 +101,7 @@ def test_a_folder_that_cannot_be_written_ends_the_keeping_not_the_run(
 def _put_all(folder: Path) -> None:
     cache = _cache(folder)
     for number in range(40):
-        cache.put(f"{number:064}", torch.full((64, 8, 8), float(number)))
+        cache.put(f"{number:064}", ImageEmbeddings(torch.full((1, 64, 8, 8), float(number))))
 
 
 def test_processes_may_write_the_same_images_at_once(tmp_path: Path) -> None:
@@ -115,7 +117,7 @@ def test_processes_may_write_the_same_images_at_once(tmp_path: Path) -> None:
     for number in range(40):
         found = cache.get(f"{number:064}")
         assert found is not None
-        assert torch.equal(found, torch.full((64, 8, 8), float(number)))
+        assert torch.equal(found.main, torch.full((1, 64, 8, 8), float(number)))
     assert list(tmp_path.rglob("*.partial")) == []
 
 

@@ -97,7 +97,14 @@ class World:
         batch: Batch = self.batch
         spans = (batch.spans.conversation, batch.spans.start, batch.spans.end, batch.spans.image)
         texts = (batch.input_ids, batch.labels, batch.tags, batch.attention_mask, batch.shown.rows)
-        return [*spans, *texts, batch.clip_pixels, batch.sam_pixels, self.images.tokens.values, self.images.embeddings]
+        return [
+            *spans,
+            *texts,
+            batch.clip_pixels,
+            batch.sam_pixels,
+            self.images.tokens.values,
+            self.images.embeddings.main,
+        ]
 
     def run_language_model(self) -> Tensor:
         batch = self.batch

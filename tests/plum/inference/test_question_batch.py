@@ -193,7 +193,7 @@ def test_a_kept_sam_embedding_is_used(tmp_path: "object") -> None:
     assert np.array_equal(open_batch(predictor).segment([segmented(0, QUESTION)])[0], expected)
     assert cache.count_images() == 1
     again = predictor.images.read(IMAGES[0])
-    assert again.embedding is not None
+    assert again.embeddings is not None
     other = Predictor(plain.model, plain.tokenizer, plain.model.config, cache)
     other.model.sam.image_encoder = torch.nn.Identity()  # must not be asked any more
     assert np.array_equal(open_batch(other).segment([segmented(0, QUESTION)])[0], expected)

@@ -6,21 +6,29 @@ import pytest
 import torch
 from PIL import Image
 from transformers import CLIPImageProcessorPil
+from transformers.image_utils import (
+    IMAGENET_DEFAULT_MEAN,
+    IMAGENET_DEFAULT_STD,
+    IMAGENET_STANDARD_MEAN,
+    IMAGENET_STANDARD_STD,
+)
 
-from plum.config import Fit
+from plum.config import Fit, Sam2Config
 from plum.inputs.image_transforms import (
     CLIP_MEAN,
     CLIP_STD,
     SAM_MEAN,
     SAM_STD,
     ImageTransform,
+    SegmenterInput,
     build_image_transform,
     clip_input,
     grid_classes,
     resized_size,
     sam_input,
+    segmenter_input,
 )
-from plum.models.tiny import tiny_model_config
+from plum.models.tiny import tiny_model_config, tiny_sam2_config
 from plum.structures import IGNORE_INDEX, ImageFrame
 from tests.plum.data.tokenizers_for_tests import byte_level
 
@@ -97,6 +105,33 @@ def test_sam_input_is_resized_normalised_and_padded() -> None:
     assert not pixels[:, 16:].any()
 
 
+def test_sam_2_stretches_an_image_without_padding() -> None:
+    image = np.zeros((10, 20, 3), dtype=np.uint8)
+    image[:, 10:] = 200  # the right half
+    given = segmenter_input(tiny_sam2_config())
+    frame = given.frame(10, 20)
+    assert frame == ImageFrame((10, 20), (64, 64))
+    pixels = given(image, frame)
+    assert pixels.shape == (3, 64, 64)
+    for channel in range(3):
+        dark, light = ((value - SAM_MEAN[channel]) / SAM_STD[channel] for value in (0, 200))
+        assert torch.allclose(pixels[channel, :, :30], torch.full((64, 30), dark))
+        assert torch.allclose(pixels[channel, :, 34:], torch.full((64, 30), light))
+
+
+def test_sam_2_and_3_are_normalised_as_their_processors_do() -> None:
+    """transformers: Sam2ImageProcessor has ImageNet's default statistics, Sam3ImageProcessor the standard ones."""
+    image = np.full((4, 4, 3), 51, dtype=np.uint8)
+    for config, mean, std in (
+        (Sam2Config("sam2", 4), IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
+        (Sam2Config("edgetam", 4), IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
+        (Sam2Config("sam3_tracker", 4), IMAGENET_STANDARD_MEAN, IMAGENET_STANDARD_STD),
+    ):
+        given = segmenter_input(config)
+        expected = [(51 / 255 - mean[channel]) / std[channel] for channel in range(3)]
+        assert given(image, given.frame(4, 4))[:, 2, 2].tolist() == pytest.approx(expected, abs=1e-5)
+
+
 @pytest.mark.parametrize(
     ("size", "expected"),
     [
@@ -112,7 +147,7 @@ def test_resized_size_rounds_as_segment_anything_does(size: tuple[int, int], exp
 
 def test_grid_classes_read_cell_centres() -> None:
     # 4 x 8 original, SAM input 16 in one cell, so 4 x 4 pixels of 4: resized to 8 x 16, the lower half is padding.
-    transform = ImageTransform(8, 16, 16, "stretch")
+    transform = ImageTransform(8, SegmenterInput(16), 16, "stretch")
     frame = ImageFrame((4, 8), (8, 16))
     part_map = np.arange(32).reshape(4, 8)
     # Centres 2, 6 | 10, 14 in input pixels are rows 1, 3 and columns 1, 3, 5, 7 of the original (scale 1/2).

@@ -89,7 +89,7 @@ def test_batch_of_n_equals_n_singles(context: str, is_ablation: bool) -> None:
         tag_labels=torch.cat([one.tag_labels for one in singles]),
         images=ImageFeatures(
             ImageTokens.concatenate([one.images.tokens for one in singles]),
-            torch.cat([one.images.embeddings for one in singles]),
+            torch.cat([one.images.embeddings.main for one in singles]),
         ),
         mask_logits=torch.cat([one.mask_logits for one in singles]),
         teacher_states=torch.cat([one.teacher_states for one in singles if one.teacher_states is not None]),
@@ -150,7 +150,7 @@ def test_batch_without_images_and_spans(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(model.sam.mask_decoder, "decode_rows", pytest.fail)
     output = model(make_batch(model, (TEXT_ONLY, TEXT_ONLY)), with_teacher=False)
     assert output.mask_logits.shape == (0, 16, 16)
-    assert output.images.embeddings.shape == (0, 16, 4, 4)
+    assert output.images.embeddings.main.shape == (0, 16, 4, 4)
     assert output.token_logits.shape == (24, VOCAB)
 
 
@@ -269,11 +269,11 @@ def test_frozen_parts_build_no_graph() -> None:
     batch = make_batch(model)
     images = model.encode_images(batch.clip_pixels, batch.sam_pixels)
     assert not images.tokens.values.requires_grad
-    assert not images.embeddings.requires_grad
+    assert not images.embeddings.main.requires_grad
     set_trainable(model, TrainableConfig(projector=True, sam_image_encoder=True))
     images = model.encode_images(batch.clip_pixels, batch.sam_pixels)
     assert images.tokens.values.requires_grad
-    assert images.embeddings.requires_grad
+    assert images.embeddings.main.requires_grad
 
 
 @pytest.mark.parametrize("has_feedback", [False, True])

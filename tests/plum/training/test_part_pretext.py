@@ -11,7 +11,7 @@ from plum.data.collate import Collator
 from plum.losses.mask_losses import losses_by_mask, sum_pixels
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.trainable import set_trainable
-from plum.structures import IGNORE_INDEX, Batch, Exchange, ImageFeatures, ImageTokens, Sample
+from plum.structures import IGNORE_INDEX, Batch, Exchange, ImageEmbeddings, ImageFeatures, ImageTokens, Sample
 from plum.train_config import DataConfig, LossConfig, PretextConfig, SourceConfig
 from plum.training.objective import Objective
 from plum.training.part_pretext import SUBCELLS, PartPretext, span_classes
@@ -98,11 +98,12 @@ def test_cells_read_their_own_pixels(model: GroundedLMM) -> None:
     classes = {n: torch.tensor([0] * (n // 2) + [2] * (n // 2)) for n in (2, 4, 16)}
     one_hot = {n: torch.eye(NUM_CLASSES)[row].expand(n, n, -1) for n, row in classes.items()}  # [n, n, classes]
     images = ImageFeatures(
-        tokens=ImageTokens(one_hot[2].reshape(1, 4, NUM_CLASSES)), embeddings=one_hot[4].permute(2, 0, 1)[None]
+        tokens=ImageTokens(one_hot[2].reshape(1, 4, NUM_CLASSES)),
+        embeddings=ImageEmbeddings(one_hot[4].permute(2, 0, 1)[None]),
     )
     upscaled = one_hot[16].permute(2, 0, 1)[None]
     assert float(pretext(images, upscaled, batch).detach()) < 1e-6
-    mirrored = replace(images, embeddings=images.embeddings.flip(3))
+    mirrored = replace(images, embeddings=ImageEmbeddings(images.embeddings.main.flip(3)))
     assert float(pretext(mirrored, upscaled, batch).detach()) > 10
     assert float(pretext(images, upscaled.flip(3), batch).detach()) > 10
 
@@ -120,7 +121,7 @@ def test_losses_and_gradients_equal_those_of_convolutions(model: GroundedLMM) ->
         upscaled[..., ::2, ::2], pretext.upscaled_head.weight, pretext.upscaled_head.bias
     )
     expected = torch.nn.functional.cross_entropy(pixels, batch.part_maps[..., ::2, ::2])
-    for head, features, step in ((pretext.sam_head, images.embeddings, 2), (pretext.llava_head, tokens, 4)):
+    for head, features, step in ((pretext.sam_head, images.embeddings.main, 2), (pretext.llava_head, tokens, 4)):
         fine = torch.nn.functional.pixel_shuffle(head(features), SUBCELLS)
         expected = expected + torch.nn.functional.cross_entropy(
             fine, batch.part_maps[:, step // 2 :: step, step // 2 :: step]

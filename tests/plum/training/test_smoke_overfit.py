@@ -10,7 +10,7 @@ import pytest
 from plum.config import TaggerConfig
 from plum.data.build import build_mixture
 from plum.inputs.tokenizer import train_tokenizer
-from plum.models.tiny import tiny_model_config
+from plum.models.tiny import tiny_model_config, tiny_sam2_config
 from plum.structures import Exchange, Sample
 from plum.train_config import LossConfig, OptimizerConfig, SourceConfig, TrainConfig
 from plum.training.smoke_overfit import (
@@ -71,6 +71,19 @@ def test_masks_of_other_samples_fail_although_the_loss_falls(
     monkeypatch.setattr(FixedSamples, "sample", shifted)
     report = run_smoke_overfit(config, UPDATES)
     assert findings(report) == {"loss": True, "masks": False, "answers": True}
+
+
+def test_sam_2_from_scratch_learns_masks_too(config: TrainConfig, tmp_path: Path) -> None:
+    """PLUM's heads over a SAM 2; masks with given phrases."""
+
+    def mean_iou(num_updates: int) -> float:
+        model = replace(config.model, sam=tiny_sam2_config())
+        run = replace(config, model=model, run_dir=str(tmp_path / f"after_{num_updates}"))
+        (masks,) = (one for one in run_smoke_overfit(run, num_updates).checks if one.name == "masks")
+        return float(masks.finding.removeprefix("mean IoU ").split()[0])
+
+    assert mean_iou(1) < 0.2
+    assert mean_iou(UPDATES) > 0.5
 
 
 def test_a_frozen_language_model_cannot_learn_the_answers(config: TrainConfig) -> None:

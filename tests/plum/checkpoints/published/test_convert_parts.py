@@ -23,6 +23,7 @@ from plum.inputs.tokenizer import load_tokenizer
 from plum.models.segmenters.sam import build_sam
 from plum.models.systems.special_tokens import read_special_tokens, with_special_tokens
 from plum.models.tiny import tiny_model_config
+from plum.structures import ImageEmbeddings
 from tests.plum.checkpoints.published.published_llava import (
     HF_4,
     make_sam_parts,
@@ -102,10 +103,10 @@ def test_sam_loads_strictly_and_computes_the_same(tmp_path: Path) -> None:
     pixels, query = torch.randn(1, 3, 32, 32, generator=generator), torch.randn(1, 16, generator=generator)
     with torch.no_grad():
         embedding = encoder(pixels)
-        torch.testing.assert_close(sam.encode_images(pixels), embedding, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(sam.encode_images(pixels).main, embedding, atol=1e-5, rtol=1e-4)
         dense = prompt.no_mask_embed.weight[..., None, None].expand(1, -1, 4, 4)
         theirs, _ = decoder(embedding, prompt.get_dense_pe(), query[:, None], dense, multimask_output=False)
-        ours = sam.decode_masks(embedding, query, None, sam.dense_position())
+        ours = sam.decode_masks(ImageEmbeddings(embedding), query, None, sam.dense_position())
     torch.testing.assert_close(ours, theirs[:, 0], atol=1e-5, rtol=1e-4)
 
 

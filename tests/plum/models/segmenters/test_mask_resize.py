@@ -26,6 +26,20 @@ def test_equals_segment_anything() -> None:
     torch.testing.assert_close(resize_to_original(logits, LANDSCAPE, 64), theirs)
 
 
+def test_stretched_masks_are_resized_in_each_direction_by_hand() -> None:
+    """Two mask pixels a side, a square of 4, an image of 2 x 4: columns as they are in the square, rows halved.
+
+    Enlarging (0, 8) to four pixels with half-pixel centres gives (0, 2, 6, 8); halving averages neighbours: (1, 7).
+    """
+    frame = ImageFrame(original=(2, 4), resized=(4, 4))
+    across = resize_to_original(torch.tensor([[[0.0, 8.0], [0.0, 8.0]]]), frame, 4)[0]
+    assert across.tolist() == [[0.0, 2.0, 6.0, 8.0]] * 2
+    down = resize_to_original(torch.tensor([[[0.0, 0.0], [8.0, 8.0]]]), frame, 4)[0]
+    assert down.tolist() == [[1.0] * 4, [7.0] * 4]
+    padded = resize_to_original(torch.tensor([[[0.0, 0.0], [8.0, 8.0]]]), ImageFrame((2, 4), (2, 4)), 4)[0]
+    assert padded.tolist() == [[0.0] * 4, [2.0] * 4]  # SAM's frame of the same image: the lower half is padding
+
+
 def test_gradients_equal_those_of_two_resizes() -> None:
     """At SAM's own sizes: 256 to 1024, cut, down to a photograph."""
     frame = ImageFrame(original=(48, 64), resized=(192, 256))

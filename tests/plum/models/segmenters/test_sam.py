@@ -20,6 +20,7 @@ from plum.models.segmenters.sam import (
     takes_over_to_image,
 )
 from plum.models.segmenters.sam_modules import Attention, LayerNorm2d, MaskDecoder, TwoWayAttention
+from plum.structures import ImageEmbeddings
 
 CONFIG = SamConfig(
     image_size=48,
@@ -47,12 +48,12 @@ def test_image_encoder_equals_segment_anything() -> None:
     sam = build_sam(CONFIG).eval()
     randomise(sam)
     pixels = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(1))
-    fused = sam.encode_images(pixels)
+    fused = sam.encode_images(pixels).main
     for block in sam.image_encoder.blocks:
         stock = Attention(32, 2, use_rel_pos=True, input_size=(block.window_size or 6,) * 2)
         stock.load_state_dict(block.attn.state_dict(), strict=True)
         block.attn = stock
-    torch.testing.assert_close(fused, sam.encode_images(pixels), atol=1e-4, rtol=0)
+    torch.testing.assert_close(fused, sam.encode_images(pixels).main, atol=1e-4, rtol=0)
 
 
 def test_large_grids_attend_head_by_head(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,7 +62,7 @@ def test_large_grids_attend_head_by_head(monkeypatch: pytest.MonkeyPatch) -> Non
     sam = build_sam(CONFIG).eval()
     randomise(sam)
     pixels = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(1))
-    together = sam.encode_images(pixels)
+    together = sam.encode_images(pixels).main
     largest: list[int] = []
     relative_bias = FusedAttention._relative_bias
 
@@ -72,7 +73,7 @@ def test_large_grids_attend_head_by_head(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(module, "MAX_TOKENS_OF_ALL_HEADS", 35)  # the global block's grid has 36, a window 16
     monkeypatch.setattr(FusedAttention, "_relative_bias", watch)
-    torch.testing.assert_close(sam.encode_images(pixels), together, atol=1e-5, rtol=0)
+    torch.testing.assert_close(sam.encode_images(pixels).main, together, atol=1e-5, rtol=0)
     assert max(largest) == 36 * 36
 
 
@@ -97,7 +98,7 @@ def test_rowwise_decoder_equals_segment_anything_image_by_image() -> None:
     queries = torch.randn(5, 16, generator=generator)
     dense = torch.randn(5, 16, 6, 6, generator=generator)
     image_of_row = torch.tensor([0, 2, 1, 0, 2])
-    ours = sam.decode_masks(images[image_of_row], queries, dense, sam.dense_position())
+    ours = sam.decode_masks(ImageEmbeddings(images[image_of_row]), queries, dense, sam.dense_position())
     assert isinstance(sam.mask_decoder, RowwiseMaskDecoder)
     for row, image in enumerate(image_of_row.tolist()):
         with stock_layers(sam):
@@ -185,8 +186,10 @@ def test_no_dense_prompt_is_sams_own_no_mask_prompt() -> None:
     generator = torch.Generator().manual_seed(1)
     images, queries = torch.randn(2, 16, 6, 6, generator=generator), torch.randn(2, 16, generator=generator)
     _, dense = sam.prompt_encoder(points=None, boxes=torch.zeros(2, 4), masks=None)
-    given = sam.decode_masks(images, queries, dense, sam.dense_position())
-    torch.testing.assert_close(sam.decode_masks(images, queries, None, sam.dense_position()), given, atol=0, rtol=0)
+    given = sam.decode_masks(ImageEmbeddings(images), queries, dense, sam.dense_position())
+    torch.testing.assert_close(
+        sam.decode_masks(ImageEmbeddings(images), queries, None, sam.dense_position()), given, atol=0, rtol=0
+    )
 
 
 def test_state_has_the_names_of_published_checkpoints() -> None:
