@@ -28,7 +28,7 @@ from plum.doctor.workload import Assumptions, Workload, build_workload, training
 from plum.models.parameter_counts import parameters_by_component
 from plum.models.systems.registry import build_model
 from plum.models.trainable import set_trainable
-from plum.train_config import TrainConfig
+from plum.train_config import EngineConfig, TrainConfig
 
 NF4_BLOCK, NF4_NESTED_BLOCK = 64, 256
 """bitsandbytes: one 8-bit scale per 64 weights, one float32 number per 256 scales."""
@@ -63,10 +63,11 @@ class StaticMemory:
     Attributes:
         components: weights by component, frozen and trained.
         gradients: gradients accumulated over micro-batches, float32; this GPU's share under ZeRO-2, all otherwise.
-        micro_batch_gradients: all gradients of one micro-batch, in the model's dtype, until DeepSpeed has them.
-        gradient_buffers: buffers through which DeepSpeed reduces them after the backward pass.
+        micro_batch_gradients: all gradients of one micro-batch, in the model's dtype, until the engine has them.
+        gradient_buffers: buffers through which the engine reduces them after the backward pass.
         step_gradients: float32 copy of this GPU's share of the gradients during the optimizer's step.
-        master_weights: float32 copy of this GPU's share of the trained weights (only with DeepSpeed).
+        master_weights: float32 copy of this GPU's share of the trained weights; none where the model's own weights are
+            updated (`plain`, and `ddp` in float32).
         moments: Adam's two moments of this GPU's share.
     """
 
@@ -111,6 +112,12 @@ def count_static_memory(config: TrainConfig, num_gpus: int) -> StaticMemory:
     size, bucket = training_dtype(config).itemsize, config.engine.reduce_bucket_size
     if config.engine.kind == "plain":
         return StaticMemory(components, trained * FLOAT, 0, 0, 0, 0, 2 * trained * FLOAT)
+    if config.engine.kind == "ddp":
+        # Until the second update, the gradients lie beside the bucket that later holds them.
+        masters = 0 if size == FLOAT else trained * FLOAT
+        return StaticMemory(
+            components, trained * FLOAT, trained * size, trained * FLOAT, 0, masters, 2 * trained * FLOAT
+        )
     share = -(-trained // num_gpus)
     # A bucket, or a tensor too large for one, is copied to be reduced, and copied again if that changes its dtype.
     copies = max(bucket, largest) * (size if size == FLOAT else size + FLOAT)
@@ -420,6 +427,10 @@ def _row(name: str, estimate: MemoryEstimate) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def _describe_engine(engine: EngineConfig) -> str:
+    return f"{engine.kind}, ZeRO-{engine.zero_stage}" if engine.kind == "deepspeed" else engine.kind
+
+
 def describe_estimate(config: TrainConfig, estimate: MemoryEstimate) -> str:
     """Return every part of one run's estimate, one line each, GB of 10^9 bytes."""
     work, static, activations = estimate.workload, estimate.static, estimate.activations
@@ -431,7 +442,7 @@ def describe_estimate(config: TrainConfig, estimate: MemoryEstimate) -> str:
         "confirmed",
         f"  assumed micro-batch: {work.images} images, {work.conversations} conversations of {work.tokens} tokens, "
         f"{work.supervised} supervised tokens, {work.masks} masks of {work.image_pixels:,} pixels",
-        f"  {engine.kind}, ZeRO-{engine.zero_stage}, {dtype}, {checkpointing} gradient checkpointing, "
+        f"  {_describe_engine(engine)}, {dtype}, {checkpointing} gradient checkpointing, "
         f"base_quantization {engine.base_quantization}",
         f"  {'weights':<34} {'parameters':>15} {'trained':>13} {'GB':>7}",
     ]
@@ -446,7 +457,7 @@ def describe_estimate(config: TrainConfig, estimate: MemoryEstimate) -> str:
         ("Adam's moments (share)", static.moments),
         ("accumulated gradients, float32", static.gradients),
         ("gradients of a micro-batch", static.micro_batch_gradients),
-        ("gradient buffers of DeepSpeed", static.gradient_buffers),
+        ("gradient buffers of the engine", static.gradient_buffers),
         ("activations: language model", activations.layers),
         ("activations: token loss", activations.token_loss),
         ("activations: tagger", activations.tagger),

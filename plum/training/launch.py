@@ -154,12 +154,14 @@ def check_nodes(nodes: Nodes) -> None:
     """Check that DeepSpeed's runner can reach every node.
 
     Raises:
-        LaunchError: pdsh or ssh is missing, or a host does not answer without a password; the message names it.
+        LaunchError: pdsh, ssh or deepspeed is missing, or a host does not answer without a password; the message names
+            it.
     """
-    for program in ("pdsh", "ssh"):
+    for program in ("pdsh", "ssh", "deepspeed"):
         if shutil.which(program) is None:
             raise LaunchError(
-                f"HOSTFILE names {len(nodes.slots)} nodes, which needs {program}: install it on this node"
+                f"HOSTFILE names {len(nodes.slots)} nodes, which needs {program}: install it on this node, or start "
+                "train.py by torchrun or srun (docs/train/multi_node_slurm.md)"
             )
 
     def reach(host: str) -> bool:

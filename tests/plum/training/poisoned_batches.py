@@ -3,6 +3,7 @@
 import itertools
 import sys
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
@@ -64,7 +65,8 @@ def check(config: EngineConfig, ranks: Ranks) -> None:
     assert torch.equal(gathered[0], gathered[1])
     check_message(skipped, collator, ranks)
     if ranks.is_main:
-        sys.stdout.write(f"skipped together in {config.precision}, ZeRO-{config.zero_stage}\n")
+        kind = config.kind if config.kind == "ddp" else f"ZeRO-{config.zero_stage}"
+        sys.stdout.write(f"skipped together in {config.precision}, {kind}\n")
 
 
 def run(engine: Engine, skipped: SkippedUpdates, batch: Batch) -> None:
@@ -96,8 +98,11 @@ def weights(model: GroundedLMM) -> torch.Tensor:
 def main() -> None:
     ranks = start_ranks(EngineConfig())
     base = EngineConfig(micro_batch_size=3, accumulation=2, gradient_checkpointing=False)
-    for precision, stage in itertools.product(("fp32", "bf16"), (1, 2)):
+    precisions: tuple[Literal["fp32", "bf16"], ...] = ("fp32", "bf16")
+    for precision, stage in itertools.product(precisions, (1, 2)):
         check(replace(base, precision=precision, zero_stage=stage), ranks)
+    for precision in precisions:
+        check(replace(base, kind="ddp", precision=precision), ranks)
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 

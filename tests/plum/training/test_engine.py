@@ -129,7 +129,7 @@ def test_an_update_without_a_finite_gradient_is_skipped_and_counts(folder: Path,
 def test_two_ranks_skip_together_and_name_the_samples(tmp_path: Path) -> None:
     program = str(Path(__file__).with_name("poisoned_batches.py"))
     printed = fork_ranks(program, [], num_ranks=2, output=tmp_path / "printed.txt")
-    for setting in ("fp32, ZeRO-1", "fp32, ZeRO-2", "bf16, ZeRO-1", "bf16, ZeRO-2"):
+    for setting in ("fp32, ZeRO-1", "fp32, ZeRO-2", "bf16, ZeRO-1", "bf16, ZeRO-2", "fp32, ddp", "bf16, ddp"):
         assert printed.count(f"skipped together in {setting}") == 1
 
 
