@@ -14,6 +14,7 @@ from plum.config import ModelConfig
 from plum.data.sam_feature_cache import SamFeatureCache
 from plum.inputs.encoding import ConversationEncoder, EncodedConversation
 from plum.inputs.image_transforms import ImageInputs, ImageTransform, build_image_transform, grid_classes
+from plum.models.batch_plan import plan_batch
 from plum.models.systems.registry import build_notation
 from plum.models.systems.target_notation import TargetNotation
 from plum.structures import IGNORE_INDEX, TEXT_ONLY, Batch, ConversationImages, ImageFrame, Sample, SpanBounds
@@ -78,7 +79,7 @@ class Collator:
         sam_rows = [i for i, asked in enumerate(is_segmented) if asked and (not known or known[i] is None)]
         inputs = [self.transform(picture.image, for_sam=i in sam_rows) for i, picture in enumerate(pictures)]
         masks = [mask for sample in samples for row in sample.conversations for item in row for mask in item.masks]
-        return Batch(
+        batch = Batch(
             sample_ids=tuple(sample.sample_id for sample in samples),
             input_ids=tokens.input_ids,
             attention_mask=tokens.attention_mask,
@@ -98,6 +99,7 @@ class Collator:
             image_hashes=hashes,
             cached_embeddings=known,
         )
+        return plan_batch(batch)
 
     def _hash_images(self, pictures: Sequence["_Picture"]) -> tuple[str, ...]:
         if self.sam_features is None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from plum.config import LanguageConfig, LoraConfig, SamConfig, SpecialTokensConfig, VisionConfig
 from plum.models.backbones.shared_beginnings import PADDING, lay_out
-from plum.models.heads.teacher import find_constrained
+from plum.models.batch_plan import find_constrained
 from plum.structures import Batch, ConversationImages
 from plum.train_config import TrainConfig
 

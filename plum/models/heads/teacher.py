@@ -9,7 +9,8 @@ from torch import Tensor
 
 from plum.models.backbones.llava import LlavaBackbone
 from plum.models.backbones.lora import adapters_off
-from plum.structures import Batch, ConversationImages, ImageTokens, SpanBounds
+from plum.models.batch_plan import span_plan
+from plum.structures import Batch, ConversationImages, ImageTokens
 
 
 @torch.no_grad()
@@ -22,28 +23,14 @@ def span_teacher_states(llava: LlavaBackbone, batch: Batch, image_tokens: ImageT
     num_rows, length = batch.input_ids.shape
     if len(batch.spans) == 0:
         return image_tokens.values.new_zeros(num_rows, length, image_tokens.values.shape[-1])
-    rows, is_needed = find_constrained(batch.spans)
+    plan = span_plan(batch.spans)
+    rows, is_needed = plan.constrained, plan.is_constrained
     longest = is_needed.shape[1]
     text = (batch.input_ids[rows, :longest], is_needed.long(), batch.shown[rows])
     found = teacher_states(llava, *text, image_tokens)  # [R, longest, D]
     states = found.new_zeros(num_rows, length, found.shape[-1])
     states[rows, :longest] = found.masked_fill(~is_needed[..., None], 0)
     return states
-
-
-def find_constrained(spans: SpanBounds) -> tuple[Tensor, Tensor]:
-    """Return which tokens the teacher has to process.
-
-    Args:
-        spans: one or more.
-
-    Returns:
-        Conversations with spans [R], and which of their tokens lie before the end of their last span, bool
-        [R, longest].
-    """
-    rows, row_of_span = spans.conversation.unique(return_inverse=True)
-    ends = torch.zeros_like(rows).scatter_reduce(0, row_of_span, spans.end, "amax")
-    return rows, torch.arange(int(ends.max()), device=ends.device) < ends[:, None]
 
 
 @torch.no_grad()

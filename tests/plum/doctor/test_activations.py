@@ -22,6 +22,7 @@ from plum.doctor.activations import (
 from plum.doctor.workload import Workload
 from plum.losses.losses import bio_loss, compute_losses, crf_loss, language_loss, span_kl_loss, with_tags_in_scope
 from plum.losses.mask_losses import losses_by_mask, sum_pixels
+from plum.models.batch_plan import find_supervised
 from plum.models.grounded_lmm import GroundedLMM, supervised_states
 from plum.models.segmenters.mask_resize import resize_matrices, resize_matrix
 from plum.models.systems.registry import build_model
@@ -168,7 +169,7 @@ def test_token_loss(dtype: torch.dtype, lora: LoraConfig | None) -> None:
     world = World(dtype, lora)
 
     def run() -> Tensor:
-        states, labels = supervised_states(world.states, world.batch.labels)
+        states, labels = supervised_states(world.states, world.batch.labels, find_supervised(world.batch.labels))
         return language_loss(world.model.token_logits(states), labels)
 
     expected = token_loss_bytes(world.config.llava.language, world.work, is_trained=world.has_trained_embeddings)

@@ -72,18 +72,18 @@ def check(config: EngineConfig, ranks: Ranks) -> None:
 def run(engine: Engine, skipped: SkippedUpdates, batch: Batch) -> None:
     """One micro-batch as the trainer does it."""
     total = engine.forward(batch).total
-    is_finite = bool(torch.isfinite(total.detach()))
+    is_finite = torch.isfinite(total.detach())
     skipped.add(batch, is_finite)
-    engine.backward(total if is_finite else total * float("nan"))
+    engine.backward(total * torch.where(is_finite, 1.0, torch.nan))
     engine.step()
 
 
 def check_message(skipped: SkippedUpdates, collator: Collator, ranks: Ranks) -> None:
     """Two skipped updates in a row: every rank stops, and each knows the samples of both."""
     batches = [collate_mixed(collator, 2, rank) for rank in range(2)]  # other samples on each rank
-    skipped.add(batches[ranks.rank], is_finite=ranks.rank == 0)
+    skipped.add(batches[ranks.rank], torch.tensor(ranks.rank == 0))
     skipped.end_update(4, was_skipped=True)
-    skipped.add(batches[ranks.rank], is_finite=True)
+    skipped.add(batches[ranks.rank], torch.tensor(True))
     names = "; ".join(f"rank {rank}, samples {', '.join(batch.sample_ids)}" for rank, batch in enumerate(batches))
     expected = f"^update 5: gradient is not finite, {names}"
     with pytest.raises(FloatingPointError, match=expected):
