@@ -167,7 +167,8 @@ class SpanTagger(nn.Module):
         if len(states) == 0:  # no fused attention is asked for nothing
             return states
         num_rows, num_queries = read.queries.shape
-        queries = states.new_zeros(num_rows * num_queries, states.shape[-1]).index_copy(0, read.query_index, states)
+        nowhere = states.new_zeros(num_rows * num_queries, states.shape[-1])
+        queries = nowhere.index_put((read.query_index,), states)
         attended = self.cross_attention(queries.unflatten(0, (num_rows, -1)), shown, image_tokens)
         return take_places(attended, read.query_index)
 
