@@ -98,15 +98,12 @@ class World:
 
     def _inputs(self) -> list[Tensor]:
         batch: Batch = self.batch
-        texts = (
-            batch.input_ids,
-            batch.labels,
-            batch.tags,
-            batch.attention_mask,
-            batch.shown.rows,
-            self.plan.supervised,
-        )
-        return [*spans, *texts, batch.clip_pixels, batch.sam_pixels, self.images.tokens.values, self.images.embeddings]
+        plan = batch.spans.plan
+        assert plan is not None
+        texts = (batch.input_ids, batch.labels, batch.tags, batch.attention_mask, batch.shown.rows)
+        places = (self.plan.supervised, plan.order, plan.ranks)
+        images = (batch.clip_pixels, batch.sam_pixels, self.images.tokens.values, self.images.embeddings)
+        return [*batch.spans.fields, *texts, *places, *images]
 
     def run_language_model(self) -> Tensor:
         batch = self.batch
