@@ -264,9 +264,11 @@ class Batch:
 
     input_ids, attention_mask, labels, tags: LongTensor [N, T] (labels and tags: IGNORE_INDEX where unsupervised)
     spans: token ranges of the M phrases to segment
-    clip_pixels [B, 3, p, p], sam_pixels [U, 3, P, P]: normalised float32 inputs of the two towers (B may be 0)
+    clip_pixels [B, 3, p, p], sam_pixels [U, 3, P, P]: normalised float32 inputs of the two towers (B may be 0); uint8
+        on their way to a device
     sam_rows: LongTensor [U], image row of each entry of sam_pixels: images with something to segment and no cached
         embedding; None: all images
+    sam_sizes: LongTensor [U, 2], height and width of each of them inside its square; None: not known
     frames: B image sizes; shown: the images of each conversation
     masks: M bool tensors (H, W) in original-image pixels; ignore_masks: B bool tensors (H, W) or None
     part_maps: LongTensor [B, 4h, 4w], class at each low-resolution mask pixel; IGNORE_INDEX in padding and for images
@@ -290,6 +292,7 @@ class Batch:
     ignore_masks: tuple[Tensor | None, ...]
     part_maps: Tensor
     sam_rows: Tensor | None = None
+    sam_sizes: Tensor | None = None
     image_hashes: tuple[str, ...] = ()
     cached_embeddings: tuple[Tensor | None, ...] = ()
     plan: BatchPlan | None = None

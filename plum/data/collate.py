@@ -1,5 +1,6 @@
 """Collate samples into a batch: images for both towers, padded token rows, phrase positions, full-resolution masks."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -52,6 +53,12 @@ class Collator:
         self.transform = build_image_transform(model)
         self.sam_features = sam_features
 
+    def sending_bytes(self) -> "Collator":
+        """Return this collator with images as uint8; `ImageTransform.normalise` normalises them on their device."""
+        collator = copy.copy(self)
+        collator.transform = replace(self.transform, as_bytes=True)
+        return collator
+
     def __call__(self, samples: Sequence[Sample]) -> Batch:
         """Collate samples.
 
@@ -96,6 +103,7 @@ class Collator:
             ignore_masks=tuple(_to_tensor(picture.ignore_mask) for picture in pictures),
             part_maps=_part_maps(pictures, inputs, self.transform),
             sam_rows=torch.tensor(sam_rows, dtype=torch.long),
+            sam_sizes=torch.tensor([inputs[row].frame.resized for row in sam_rows], dtype=torch.long).view(-1, 2),
             image_hashes=hashes,
             cached_embeddings=known,
         )

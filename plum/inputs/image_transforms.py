@@ -9,7 +9,7 @@ SAM: the longest side is resized to the input size (PIL bilinear, as in segment-
 are normalised with SAM's statistics, and the bottom and the right are padded with zeros.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -18,7 +18,8 @@ from PIL import Image
 from torch import Tensor
 
 from plum.config import Fit, ModelConfig, usual_fit
-from plum.structures import IGNORE_INDEX, ImageFrame
+from plum.constants import constant
+from plum.structures import IGNORE_INDEX, Batch, ImageFrame
 
 cv2.setNumThreads(0)  # loaders run one process per core already
 
@@ -30,7 +31,10 @@ SAM_STD = (58.395, 57.12, 57.375)
 
 @dataclass(frozen=True)
 class ImageInputs:
-    """One image for both towers, float32: clip_pixels [3, p, p]; sam_pixels [3, P, P], or None if SAM is not run."""
+    """One image for both towers: clip_pixels [3, p, p]; sam_pixels [3, P, P], or None if SAM is not run.
+
+    They are normalised float32, or uint8 if the transform leaves them as bytes.
+    """
 
     clip_pixels: Tensor
     sam_pixels: Tensor | None
@@ -46,12 +50,14 @@ class ImageTransform:
         sam_size: P, side of SAM's input in pixels.
         sam_patch: side of a cell of SAM's embedding grid, in pixels of its input.
         clip_fit: how a non-square image is fitted to CLIP's square (`VisionConfig.fit`).
+        as_bytes: leave pixels as uint8, a quarter of the bytes; `normalise` then does the rest on their device.
     """
 
     clip_size: int
     sam_size: int
     sam_patch: int
     clip_fit: Fit
+    as_bytes: bool = False
 
     def __call__(self, image: np.ndarray, for_sam: bool = True) -> ImageInputs:
         """Transform an image.
@@ -67,8 +73,29 @@ class ImageTransform:
             raise ValueError(f"an image must be a uint8 RGB array (H, W, 3), got {image.dtype} {image.shape}")
         height, width = image.shape[:2]
         frame = ImageFrame((height, width), resized_size(height, width, self.sam_size))
+        if self.as_bytes:
+            sam_bytes = _padded_bytes(image, frame, self.sam_size) if for_sam else None
+            return ImageInputs(_square_bytes(image, self.clip_size, self.clip_fit), sam_bytes, frame)
         sam_pixels = sam_input(image, frame, self.sam_size) if for_sam else None
         return ImageInputs(clip_input(image, self.clip_size, self.clip_fit), sam_pixels, frame)
+
+    def normalise(self, batch: Batch) -> Batch:
+        """Return a batch whose images are bytes with the pixels that `clip_input` and `sam_input` would have made.
+
+        Divisors are tensors: a GPU multiplies by the inverse of a Python number, which rounds otherwise.
+        """
+        assert batch.sam_sizes is not None, "the collator has set the sizes"
+        device = batch.clip_pixels.device
+        clip = batch.clip_pixels.float() / constant((255.0,), device)
+        sam = _standardise(batch.sam_pixels.float(), SAM_MEAN, SAM_STD)
+        places = torch.arange(self.sam_size, device=device)
+        in_rows, in_columns = (places < batch.sam_sizes[:, axis, None] for axis in (0, 1))  # [U, P]
+        is_image = in_rows[:, None, :, None] & in_columns[:, None, None, :]
+        return replace(
+            batch,
+            clip_pixels=_standardise(clip, CLIP_MEAN, CLIP_STD),
+            sam_pixels=sam.masked_fill_(~is_image, 0.0),
+        )
 
     @property
     def mask_size(self) -> int:
@@ -91,9 +118,7 @@ def resized_size(height: int, width: int, sam_size: int) -> tuple[int, int]:
 
 def clip_input(image: np.ndarray, size: int, fit: Fit) -> Tensor:
     """CLIP's normalised input [3, size, size], float32."""
-    picture = Image.fromarray(_pad_to_square(image) if fit == "pad" else image)
-    square = _crop_to_square(picture, size) if fit == "crop" else picture.resize((size, size), Image.Resampling.BICUBIC)
-    pixels = _channels_first(square)
+    pixels = _channels_first(_clip_square(image, size, fit))
     pixels /= 255.0
     return torch.from_numpy(_normalise(pixels, CLIP_MEAN, CLIP_STD))
 
@@ -101,10 +126,33 @@ def clip_input(image: np.ndarray, size: int, fit: Fit) -> Tensor:
 def sam_input(image: np.ndarray, frame: ImageFrame, size: int) -> Tensor:
     """SAM's normalised input [3, size, size], float32; zeros right of and below the image."""
     height, width = frame.resized
-    pixels = _channels_first(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+    pixels = _channels_first(_sam_picture(image, frame))
     padded = np.zeros((3, size, size), dtype=np.float32)
     padded[:, :height, :width] = _normalise(pixels, SAM_MEAN, SAM_STD)
     return torch.from_numpy(padded)
+
+
+def _square_bytes(image: np.ndarray, size: int, fit: Fit) -> Tensor:
+    """Return CLIP's input before it is normalised, uint8 [3, size, size]."""
+    return torch.from_numpy(np.ascontiguousarray(np.asarray(_clip_square(image, size, fit)).transpose(2, 0, 1)))
+
+
+def _padded_bytes(image: np.ndarray, frame: ImageFrame, size: int) -> Tensor:
+    """Return SAM's input before it is normalised, uint8 [3, size, size]; what the padding holds does not matter."""
+    height, width = frame.resized
+    padded = np.zeros((3, size, size), dtype=np.uint8)
+    padded[:, :height, :width] = np.asarray(_sam_picture(image, frame)).transpose(2, 0, 1)
+    return torch.from_numpy(padded)
+
+
+def _clip_square(image: np.ndarray, size: int, fit: Fit) -> Image.Image:
+    picture = Image.fromarray(_pad_to_square(image) if fit == "pad" else image)
+    return _crop_to_square(picture, size) if fit == "crop" else picture.resize((size, size), Image.Resampling.BICUBIC)
+
+
+def _sam_picture(image: np.ndarray, frame: ImageFrame) -> Image.Image:
+    height, width = frame.resized
+    return Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
 
 
 def grid_classes(part_map: np.ndarray, frame: ImageFrame, transform: ImageTransform) -> Tensor:
@@ -152,6 +200,12 @@ def _pad_to_square(image: np.ndarray) -> np.ndarray:
 def _channels_first(picture: Image.Image) -> np.ndarray:
     """Return contiguous float32 [3, H, W]; NumPy is several times slower with the three channels last."""
     return np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1), dtype=np.float32)
+
+
+def _standardise(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """Do what `_normalise` does to [B, 3, H, W] on any device, in place."""
+    of_mean, of_std = (constant(values, pixels.device)[:, None, None] for values in (mean, std))
+    return pixels.sub_(of_mean).div_(of_std)
 
 
 def _normalise(pixels: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, multi_margin_loss
 
+from plum.constants import constant
 from plum.inputs.bio_labels import Tag, classes_of_tags
 from plum.losses.mask_losses import EPSILON, mask_losses
-from plum.models.constants import constant
 from plum.models.heads.crf import log_likelihoods
 from plum.models.heads.query_projection import gather_span_tokens, mean_over_tokens
 from plum.models.heads.span_tagger import predict_classes
