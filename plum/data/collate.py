@@ -51,6 +51,10 @@ class Collator:
         )
         self.notation = build_notation(model)
         self.transform = build_image_transform(model)
+        self.special_tokens = model.llava.special_tokens
+        adaptation = None if model.calico is None else model.calico.adaptation
+        self.is_guided = adaptation is not None and adaptation.follows_prompt
+        self.has_teacher = model.lora is not None and model.seg_token is None
         self.sam_features = sam_features
 
     def sending_bytes(self) -> "Collator":
@@ -107,7 +111,8 @@ class Collator:
             image_hashes=hashes,
             cached_embeddings=known,
         )
-        return plan_batch(batch)
+        is_guided, has_teacher = self.is_guided, self.has_teacher
+        return plan_batch(batch, self.special_tokens, by_prompt=is_guided, has_teacher=has_teacher)
 
     def _hash_images(self, pictures: Sequence["_Picture"]) -> tuple[str, ...]:
         if self.sam_features is None:

@@ -5,16 +5,49 @@ therefore finds them in advance, in its loader processes. For batches made other
 needed.
 """
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from plum.config import SpecialTokensConfig
+from plum.models.backbones.shared_beginnings import SequenceLayout, lay_out
 from plum.structures import IGNORE_INDEX, Batch, BatchPlan, SpanBounds, SpanPlan, TokenPlaces
 
 
-def plan_batch(batch: Batch) -> Batch:
-    """Return the batch, on the host, with its plan."""
+@dataclass(frozen=True)
+class LaidOutPlan(BatchPlan):
+    """A plan with the sequences of the conversations, laid out once.
+
+    input_ids, attention_mask, rows: the tensors of the batch that it describes; a plan of others is ignored
+    student: of all conversations
+    teacher: of those with spans, each up to its last one; None without spans, or where no teacher runs
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    rows: Tensor
+    student: SequenceLayout
+    teacher: SequenceLayout | None
+
+
+def plan_batch(
+    batch: Batch,
+    special_tokens: SpecialTokensConfig | None = None,
+    *,
+    by_prompt: bool = False,
+    has_teacher: bool = False,
+) -> Batch:
+    """Return the batch, on the host, with its plan.
+
+    Args:
+        batch: right-padded, with as many `<image>` tokens as its images need: the collator's.
+        special_tokens: ids of the model; None: not known, and the sequences are not laid out.
+        by_prompt: see `plum.models.backbones.shared_beginnings.lay_out`.
+        has_teacher: whether a teacher may run, for the KL term.
+    """
+    spans = replace(batch.spans, plan=plan_spans(batch.spans)) if len(batch.spans) else batch.spans
     plan = BatchPlan(
         labels=batch.labels,
         tags=batch.tags,
@@ -22,8 +55,49 @@ def plan_batch(batch: Batch) -> Batch:
         tagged=find_places(batch.tags != IGNORE_INDEX),
         num_tokens=int(batch.attention_mask.sum()),
     )
-    spans = replace(batch.spans, plan=plan_spans(batch.spans)) if len(batch.spans) else batch.spans
-    return replace(batch, spans=spans, plan=plan)
+    if special_tokens is None:
+        return replace(batch, spans=spans, plan=plan)
+    tokens, by_prompt = (special_tokens.image, special_tokens.pad), by_prompt and len(batch.clip_pixels) > 0
+    teacher = None
+    if has_teacher and spans.plan is not None:
+        rows, is_needed = spans.plan.constrained, spans.plan.is_constrained
+        text = (batch.input_ids[rows, : is_needed.shape[1]], is_needed.long(), batch.shown[rows])
+        teacher = lay_out(*text, *tokens, by_prompt=by_prompt)
+    laid_out = LaidOutPlan(
+        **vars(plan),
+        input_ids=batch.input_ids,
+        attention_mask=batch.attention_mask,
+        rows=batch.shown.rows,
+        student=lay_out(batch.input_ids, batch.attention_mask, batch.shown, *tokens, by_prompt=by_prompt),
+        teacher=teacher,
+    )
+    return replace(batch, spans=spans, plan=laid_out)
+
+
+def student_layout(batch: Batch) -> SequenceLayout | None:
+    """Return the sequences of all conversations; None: they are not laid out."""
+    plan = _laid_out(batch)
+    return None if plan is None else plan.student
+
+
+def teacher_layout(batch: Batch) -> SequenceLayout | None:
+    """Return the sequences that the teacher processes; None: they are not laid out."""
+    plan = _laid_out(batch)
+    is_own = batch.spans.plan is not None and _is_of(batch.spans.plan.made_for, batch.spans.fields)
+    return plan.teacher if plan is not None and is_own else None
+
+
+def _laid_out(batch: Batch) -> LaidOutPlan | None:
+    plan = batch.plan
+    if not isinstance(plan, LaidOutPlan):
+        return None
+    own = (batch.input_ids, batch.attention_mask, batch.shown.rows)
+    return plan if _is_of((plan.input_ids, plan.attention_mask, plan.rows), own) else None
+
+
+def _is_of(made_for: Sequence[Tensor], own: Sequence[Tensor]) -> bool:
+    """Return whether a plan was made for these very tensors."""
+    return all(one is other for one, other in zip(made_for, own, strict=True))
 
 
 def supervised_places(batch: Batch) -> Tensor:
@@ -46,7 +120,7 @@ def span_plan(spans: SpanBounds) -> SpanPlan:
     Raises:
         ValueError: a span is empty.
     """
-    if spans.plan is not None and all(own is made for own, made in zip(spans.fields, spans.plan.made_for, strict=True)):
+    if spans.plan is not None and _is_of(spans.plan.made_for, spans.fields):
         return spans.plan
     return plan_spans(spans)
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from plum.config import ModelConfig
 from plum.models.backbones.llava import LlavaBackbone
-from plum.models.batch_plan import span_plan, supervised_places, tagged_places, take_places
+from plum.models.batch_plan import span_plan, student_layout, supervised_places, tagged_places, take_places
 from plum.models.heads.crf import number_runs
 from plum.models.heads.mask_feedback import EncodedMasks, FeedbackContext, MaskFeedback
 from plum.models.heads.query_projection import QueryProjection
@@ -74,7 +74,7 @@ class GroundedLMM(nn.Module):
         """
         images = self.encode_images(batch.clip_pixels, batch.sam_pixels, sam_embeddings, batch.sam_rows)
         text = (batch.input_ids, batch.attention_mask, batch.shown, images.tokens)
-        hidden_states = self.llava.shared_hidden_states(*text)
+        hidden_states = self.llava.shared_hidden_states(*text, student_layout(batch))
         states, labels = supervised_states(hidden_states, batch.labels, supervised_places(batch))
         tagged, where = tagged_places(batch), (batch.shown, images.tokens.values)
         return GroundedOutput(

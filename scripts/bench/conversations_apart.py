@@ -76,7 +76,7 @@ class LanguageStep:
 def _arranged(llava: LlavaBackbone, way: Way) -> Iterator[None]:
     """Let whatever asks for shared states get those of conversations apart, or not."""
     if way == "apart":
-        llava.shared_hidden_states = llava.hidden_states  # type: ignore[method-assign]
+        llava.shared_hidden_states = lambda *given: llava.hidden_states(*given[:4])  # type: ignore[method-assign]
     try:
         yield
     finally:

@@ -24,9 +24,10 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from partonomy.models.finite_values import LogitsWatch
 from plum.config import LlavaConfig, LoraConfig, Quantization, SpecialTokensConfig
+from plum.constants import constant
 from plum.models.backbones.lora import add_adapters
 from plum.models.backbones.quantization import quantize_language_model
-from plum.models.backbones.shared_beginnings import SequencePass, lay_out
+from plum.models.backbones.shared_beginnings import SequenceLayout, SequencePass, lay_out
 from plum.models.frozen import grad_if_trainable
 from plum.models.weightless import without_weights
 from plum.structures import ConversationImages, ImageTokens
@@ -157,7 +158,7 @@ class LlavaBackbone(nn.Module):
             ValueError: the number of `<image>` ids in a conversation differs from its image's number of tokens.
         """
         self._check_image_tokens(input_ids, shown)
-        return self._merge(input_ids, shown, image_tokens)
+        return self._merge(input_ids, shown.take_tokens(image_tokens.values))
 
     def _check_image_tokens(self, input_ids: Tensor, shown: ConversationImages) -> None:
         found = (input_ids == self.special_tokens.image).sum(1)  # [N]
@@ -169,13 +170,13 @@ class LlavaBackbone(nn.Module):
                 f"{int(expected[row])}: expand each <image> to its image's number of ids before the model"
             )
 
-    def _merge(self, input_ids: Tensor, shown: ConversationImages, image_tokens: ImageTokens) -> Tensor:
-        """Embed rows whose `<image>` tokens have been checked."""
+    def _merge(self, input_ids: Tensor, patches: Tensor) -> Tensor:
+        """Embed rows whose `<image>` tokens have been checked, and replace these by patches [..., D], in order."""
         embeddings = self.embed_text(input_ids)
-        if len(image_tokens) == 0:
+        if patches.numel() == 0:
             return embeddings
-        patches = shown.take_tokens(image_tokens.values).to(embeddings.dtype)
-        return embeddings.masked_scatter((input_ids == self.special_tokens.image)[..., None], patches)
+        is_image = (input_ids == self.special_tokens.image)[..., None]
+        return embeddings.masked_scatter(is_image, patches.to(embeddings.dtype))
 
     def embed_text(self, input_ids: Tensor) -> Tensor:
         """Embed token ids of any shape [...] as [..., D]."""
@@ -238,29 +239,48 @@ class LlavaBackbone(nn.Module):
             return self.stock.model.language_model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
 
     def shared_hidden_states(
-        self, input_ids: Tensor, attention_mask: Tensor, shown: ConversationImages, image_tokens: ImageTokens
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        shown: ConversationImages,
+        image_tokens: ImageTokens,
+        layout: SequenceLayout | None = None,
     ) -> Tensor:
         """Return the states of `hidden_states`, computing the common prefix of conversations about one image only once.
 
         Sequences of similar length run together; see `plum.models.backbones.shared_beginnings`. In a guided model, only
         conversations with the same first prompt share a prefix.
 
+        Args:
+            input_ids: as `hidden_states`.
+            attention_mask: as `hidden_states`.
+            shown: as `hidden_states`.
+            image_tokens: as `hidden_states`.
+            layout: of these conversations, made by the collator, which has checked them; None: it is made here, and the
+                host waits for the device.
+
         Raises:
             ValueError: as `hidden_states`.
         """
-        _check_padding(attention_mask)
-        self._check_image_tokens(input_ids, shown)
-        tokens = self.special_tokens
-        is_guided = self.is_guided and len(image_tokens) > 0
-        if is_guided:
-            require_prompt_ends(shown)
-        layout = lay_out(input_ids, attention_mask, shown, tokens.image, tokens.pad, by_prompt=is_guided)
+        if layout is None:
+            layout = self._lay_out(input_ids, attention_mask, shown, has_images=len(image_tokens) > 0)
         states = [self._run_pass(one, image_tokens).flatten(0, 1) for one in layout.passes]
         return torch.cat(states)[layout.places]
 
+    def _lay_out(
+        self, input_ids: Tensor, attention_mask: Tensor, shown: ConversationImages, *, has_images: bool
+    ) -> SequenceLayout:
+        _check_padding(attention_mask)
+        self._check_image_tokens(input_ids, shown)
+        tokens = self.special_tokens
+        is_guided = self.is_guided and has_images
+        if is_guided:
+            require_prompt_ends(shown)
+        return lay_out(input_ids, attention_mask, shown, tokens.image, tokens.pad, by_prompt=is_guided)
+
     def _run_pass(self, sequences: SequencePass, image_tokens: ImageTokens) -> Tensor:
         """Return states [G, L, D] of sequences."""
-        embeddings = self._merge(sequences.input_ids, sequences.shown, image_tokens)
+        embeddings = self._merge(sequences.input_ids, sequences.take_patches(image_tokens.values))
         named = {}
         if sequences.is_branched:  # transformers uses a 4-D mask unchanged
             mask = sequences.attention_mask(embeddings.dtype)
@@ -274,7 +294,7 @@ class LlavaBackbone(nn.Module):
         suppressed = self.special_tokens.suppressed
         if not suppressed:
             return logits
-        return logits.index_fill(-1, torch.tensor(suppressed, device=logits.device), float("-inf"))
+        return logits.index_fill(-1, constant(tuple(suppressed), logits.device), float("-inf"))
 
     @torch.no_grad()
     def generate(

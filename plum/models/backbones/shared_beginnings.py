@@ -54,6 +54,7 @@ class SequencePass:
     branches: number of each token's conversation in its sequence, from 1; or BEGINNING, or PADDING
     shown: the images of each of the G sequences
     is_branched: some sequence holds several conversations; stored here to avoid a device synchronisation
+    patches: LongTensor [2, tokens], image and place in it of each image token, in the order of `<image>` in input_ids
     """
 
     input_ids: Tensor
@@ -61,6 +62,7 @@ class SequencePass:
     branches: Tensor
     shown: ConversationImages
     is_branched: bool
+    patches: Tensor
 
     def to(self, device: torch.device) -> "SequencePass":
         """Move to a device."""
@@ -70,7 +72,12 @@ class SequencePass:
             self.branches.to(device),
             self.shown.to(device),
             self.is_branched,
+            self.patches.to(device),
         )
+
+    def take_patches(self, image_tokens: Tensor) -> Tensor:
+        """Return the tokens of the images that the sequences show, one after the other: of [B, n, D], [tokens, D]."""
+        return image_tokens[self.patches[0], self.patches[1]]
 
     def is_visible(self) -> Tensor:
         """Return which tokens (last dimension) each token attends to, bool [G, L, L].
@@ -234,4 +241,13 @@ def _fill_pass(
         torch.from_numpy(branches),
         ConversationImages(torch.from_numpy(rows.images[first_rows]), rows.image_lengths, ends),
         is_branched=any(len(sequence.rows) > 1 for sequence in group),
+        patches=torch.from_numpy(_number_patches(rows.images[first_rows], rows.image_lengths)),
     )
+
+
+def _number_patches(images: np.ndarray, lengths: Sequence[int]) -> np.ndarray:
+    """Return image and place of each token of the images [G, I] that sequences show, [2, tokens]."""
+    shown = images[images != TEXT_ONLY]
+    counts = [lengths[image] for image in shown]
+    places = [np.arange(count) for count in counts]
+    return np.stack([np.repeat(shown, counts), np.concatenate([np.zeros(0, dtype=np.int64), *places])])

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from plum.models.backbones.llava import LlavaBackbone
 from plum.models.backbones.lora import adapters_off
-from plum.models.batch_plan import span_plan
+from plum.models.backbones.shared_beginnings import SequenceLayout
+from plum.models.batch_plan import span_plan, teacher_layout
 from plum.structures import Batch, ConversationImages, ImageTokens
 
 
@@ -27,7 +28,7 @@ def span_teacher_states(llava: LlavaBackbone, batch: Batch, image_tokens: ImageT
     rows, is_needed = plan.constrained, plan.is_constrained
     longest = is_needed.shape[1]
     text = (batch.input_ids[rows, :longest], is_needed.long(), batch.shown[rows])
-    found = teacher_states(llava, *text, image_tokens)  # [R, longest, D]
+    found = teacher_states(llava, *text, image_tokens, layout=teacher_layout(batch))  # [R, longest, D]
     states = found.new_zeros(num_rows, length, found.shape[-1])
     states[rows, :longest] = found.masked_fill(~is_needed[..., None], 0)
     return states
@@ -40,8 +41,10 @@ def teacher_states(
     attention_mask: Tensor,
     shown: ConversationImages,
     image_tokens: ImageTokens,
+    *,
+    layout: SequenceLayout | None = None,
 ) -> Tensor:
-    """Return the states [N, T, D] of the network without its adapters; see `LlavaBackbone.hidden_states`.
+    """Return the states [N, T, D] of the network without its adapters; see `LlavaBackbone.shared_hidden_states`.
 
     Raises:
         ValueError: there are no adapters, so the network would be its own teacher.
@@ -49,4 +52,4 @@ def teacher_states(
     if llava.network is llava.stock:
         raise ValueError("the model has no adapters, so it has no teacher: set losses.kl to 0, or model.lora")
     with adapters_off(llava.network):
-        return llava.shared_hidden_states(input_ids, attention_mask, shown, image_tokens)
+        return llava.shared_hidden_states(input_ids, attention_mask, shown, image_tokens, layout)

@@ -115,7 +115,7 @@ def test_on_the_pretended_device_losses_are_the_same(monkeypatch: pytest.MonkeyP
         batch = collator.transform.normalise(unpack_batch(packed.to(DEVICE)))
         steps = _run(objective, iter([batch] * 2), DEVICE, monkeypatch)
         on_device = [float(result.total.detach()) for result, _ in steps]
-    assert on_device == on_host
+    assert on_device == pytest.approx(on_host, rel=1e-6)  # a GPU sums more pixels at once than a CPU
 
 
 def test_every_kind_of_wait_is_counted() -> None:
