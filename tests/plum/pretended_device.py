@@ -23,6 +23,7 @@ _READS = {_ATEN._local_scalar_dense.default, _ATEN.equal.default, _ATEN.is_nonze
 _DATA_DEPENDENT = {
     _ATEN.nonzero.default,
     _ATEN.masked_select.default,
+    _ATEN.masked_scatter_backward.default,
     _ATEN._unique2.default,
     _ATEN.unique_dim.default,
     _ATEN.unique_consecutive.default,

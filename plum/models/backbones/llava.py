@@ -158,7 +158,11 @@ class LlavaBackbone(nn.Module):
             ValueError: the number of `<image>` ids in a conversation differs from its image's number of tokens.
         """
         self._check_image_tokens(input_ids, shown)
-        return self._merge(input_ids, shown.take_tokens(image_tokens.values))
+        embeddings = self.embed_text(input_ids)
+        if len(image_tokens) == 0:
+            return embeddings
+        patches = shown.take_tokens(image_tokens.values).to(embeddings.dtype)
+        return embeddings.masked_scatter((input_ids == self.special_tokens.image)[..., None], patches)
 
     def _check_image_tokens(self, input_ids: Tensor, shown: ConversationImages) -> None:
         found = (input_ids == self.special_tokens.image).sum(1)  # [N]
@@ -169,14 +173,6 @@ class LlavaBackbone(nn.Module):
                 f"conversation {row} of the batch has {int(found[row])} <image> tokens and needs "
                 f"{int(expected[row])}: expand each <image> to its image's number of ids before the model"
             )
-
-    def _merge(self, input_ids: Tensor, patches: Tensor) -> Tensor:
-        """Embed rows whose `<image>` tokens have been checked, and replace these by patches [..., D], in order."""
-        embeddings = self.embed_text(input_ids)
-        if patches.numel() == 0:
-            return embeddings
-        is_image = (input_ids == self.special_tokens.image)[..., None]
-        return embeddings.masked_scatter(is_image, patches.to(embeddings.dtype))
 
     def embed_text(self, input_ids: Tensor) -> Tensor:
         """Embed token ids of any shape [...] as [..., D]."""
@@ -280,7 +276,9 @@ class LlavaBackbone(nn.Module):
 
     def _run_pass(self, sequences: SequencePass, image_tokens: ImageTokens) -> Tensor:
         """Return states [G, L, D] of sequences."""
-        embeddings = self._merge(sequences.input_ids, sequences.take_patches(image_tokens.values))
+        embeddings = self.embed_text(sequences.input_ids)
+        if len(image_tokens) > 0:
+            embeddings = sequences.merge(embeddings, image_tokens.values)
         named = {}
         if sequences.is_branched:  # transformers uses a 4-D mask unchanged
             mask = sequences.attention_mask(embeddings.dtype)
