@@ -121,7 +121,8 @@ class EngineConfig:
     after every micro-batch. 1 shards only the optimizer state; gradients are reduced once per update (for slow links
     between nodes). 3 is refused: control flow depends on the data (docs/train/full_scale.md)."""
     reduce_bucket_size: int = 50_000_000
-    """Number of elements that DeepSpeed reduces at once, in a buffer of that size; a larger tensor is reduced alone."""
+    """Number of elements that DeepSpeed reduces at once, in a buffer of that size or of all that is trained, if that is
+    less; a larger tensor is reduced alone."""
     gradient_checkpointing: bool = True
     """Recompute activations in the backward pass: less memory, more time."""
     base_quantization: Quantization = "none"

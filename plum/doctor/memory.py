@@ -38,6 +38,8 @@ EXACT = "calico.qformer"
 """The component that stays in float32."""
 CONTEXT_BYTES = 2 * 10**9
 """Assumption: CUDA context, NCCL's buffers, cuBLAS workspaces."""
+NUMBERS_PER_TOKEN = 12
+"""Integers of a batch for each token: ids, mask, label and tag; twice ids, positions, branch and place."""
 FRAGMENTATION = 0.05
 """Assumption: share of everything else that the allocator cannot use."""
 HEADER = (
@@ -109,7 +111,7 @@ def count_static_memory(config: TrainConfig, num_gpus: int) -> StaticMemory:
     """
     components, largest = _count_components(config)
     trained = sum(component.num_trained for component in components)
-    size, bucket = training_dtype(config).itemsize, config.engine.reduce_bucket_size
+    size, bucket = training_dtype(config).itemsize, min(config.engine.reduce_bucket_size, trained)
     if config.engine.kind == "plain":
         return StaticMemory(components, trained * FLOAT, 0, 0, 0, 0, 2 * trained * FLOAT)
     if config.engine.kind == "ddp":
@@ -347,27 +349,40 @@ def _phases(config: TrainConfig, work: Workload, static: StaticMemory, activatio
     return tuple(phases)
 
 
+def batch_bytes(config: TrainConfig, work: Workload) -> int:
+    """Return the bytes of a batch on its way to a GPU.
+
+    Pixels and masks have a byte each, part maps an integer; so have the ids, masks and labels of tokens, and their
+    places in the sequences of student and teacher.
+    """
+    sides = (config.model.llava.vision.image_size, config.model.sam.image_size)
+    pixels = work.images * 3 * sum(side**2 for side in sides) + work.masks * work.image_pixels
+    return pixels + 8 * (work.images * 16 * grid_size(config.model.sam) + NUMBERS_PER_TOKEN * work.rows)
+
+
 def _inputs_bytes(config: TrainConfig, work: Workload) -> int:
-    """Return the bytes of the batch itself and of the towers' features."""
+    """Return the bytes of the batch itself, of its normalised pixels, and of the towers' features."""
     vision, sam = config.model.llava.vision, config.model.sam
     pixels = work.images * 3 * (vision.image_size**2 + sam.image_size**2) * FLOAT
     features = vision.num_image_tokens * config.model.llava.language.hidden_size + grid_size(sam) * sam.prompt_dim
     if config.model.calico is not None and config.model.calico.adaptation is not None:
         features += (vision.num_patches + 1) * vision.hidden_size  # what the adapted layers read
-    masks = work.masks * work.image_pixels
-    return pixels + masks + work.images * features * work.element_bytes + 4 * 8 * work.rows
+    return batch_bytes(config, work) + pixels + work.images * features * work.element_bytes
 
 
 def _sam_encoder_bytes(config: TrainConfig, work: Workload) -> int:
-    """Return the transient bytes of one global block without a graph: attention with its bias, or the MLP if larger.
+    """Return the transient bytes of one global block without a graph: its attention, or the MLP if larger.
 
-    Most of it is the bias of the relative positions [B, heads, h w, h w].
+    A frozen encoder runs one image at a time. On a GPU its attention has no bias: the scores of rows and columns widen
+    queries, keys and values (`plum.models.segmenters.sam.FusedAttention`).
     """
     sam = config.model.sam
     cells = grid_size(sam)
     states = cells * sam.encoder_dim
-    attention = 6 * states + sam.encoder_heads * cells * cells + 2 * sam.encoder_heads * cells * round(cells**0.5)
-    return work.images * max(attention, 10 * states) * work.element_bytes
+    scores = 2 * sam.encoder_heads * cells * round(cells**0.5)
+    # The block's input, its norm, queries, keys and values; the scores; all three and the result once more, widened.
+    attention = 5 * states + scores + 4 * (states + scores)
+    return max(attention, 10 * states) * work.element_bytes
 
 
 def _layer_forward_bytes(config: TrainConfig, work: Workload) -> int:

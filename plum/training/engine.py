@@ -343,7 +343,9 @@ class DeepSpeedEngine(Engine):
             model_parameters=self._parameters,
             optimizer=adamw,
             lr_scheduler=self._scheduler,
-            config=deepspeed_settings(config, optimizer, loads_universal),
+            config=deepspeed_settings(
+                config, optimizer, loads_universal, num_trained=sum(parameter.numel() for parameter in self._parameters)
+            ),
         )
         self._was_skipped = False
         self._trainable_names = {name for name, p in objective.named_parameters() if p.requires_grad}
@@ -424,9 +426,9 @@ def _pickle_stages_by_value() -> None:
 
 
 def deepspeed_settings(
-    config: EngineConfig, optimizer: OptimizerConfig, loads_universal: bool = False
+    config: EngineConfig, optimizer: OptimizerConfig, loads_universal: bool = False, *, num_trained: int
 ) -> dict[str, object]:
-    """Return DeepSpeed's own configuration for an engine configuration."""
+    """Return DeepSpeed's own configuration for an engine configuration that trains `num_trained` numbers."""
     return {
         "train_micro_batch_size_per_gpu": config.micro_batch_size,
         "gradient_accumulation_steps": config.accumulation,
@@ -436,7 +438,7 @@ def deepspeed_settings(
             "stage": config.zero_stage,
             "contiguous_gradients": True,
             "overlap_comm": False,  # nothing to overlap with: the backward pass is over when gradients are reduced
-            "reduce_bucket_size": config.reduce_bucket_size,
+            "reduce_bucket_size": min(config.reduce_bucket_size, num_trained),  # it allocates buffers of this size
         },
         "data_types": {"grad_accum_dtype": "fp32"},
         "communication_data_type": "fp32",

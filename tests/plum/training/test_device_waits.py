@@ -150,10 +150,20 @@ def _full_size(tokens: int) -> ModelConfig:
     return replace(sizes, sam=sam, llava=replace(sizes.llava, vision=vision))
 
 
-def test_a_batch_is_one_copy_of_half_the_bytes() -> None:
+def _full_size_samples() -> tuple[Collator, list[Sample]]:
     tokenizer = byte_level()
     collator = Collator(tokenizer, with_special_tokens(_full_size(len(tokenizer)), tokenizer), DATA)
-    samples = [_sample(number, (480, 640)) for number in range(6)]
+    return collator, [_sample(number, (480, 640)) for number in range(6)]
+
+
+def full_size_batch() -> Batch:
+    """The batch of a micro-batch at full size, with images as bytes."""
+    collator, samples = _full_size_samples()
+    return collator.sending_bytes()(samples)
+
+
+def test_a_batch_is_one_copy_of_half_the_bytes() -> None:
+    collator, samples = _full_size_samples()
     plain, packed = collator(samples), PackingCollator(collator.sending_bytes())(samples)
     with pretended_device() as waits:
         collator.transform.normalise(unpack_batch(packed.to(DEVICE)))  # fills what is kept on the device

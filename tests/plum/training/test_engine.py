@@ -151,7 +151,10 @@ def test_plain_run_under_a_launcher_is_refused(folder: Path, monkeypatch: pytest
 
 def test_deepspeed_owns_accumulation_and_clipping(folder: Path) -> None:
     config = with_engine(make_config(folder, "unused"), "deepspeed", 6, 10)
-    settings = deepspeed_settings(config.engine, OptimizerConfig())
+    settings = deepspeed_settings(config.engine, OptimizerConfig(), num_trained=1000)
+    assert settings["zero_optimization"]["reduce_bucket_size"] == 1000  # type: ignore[index]
+    large = deepspeed_settings(config.engine, OptimizerConfig(), num_trained=10**9)
+    assert large["zero_optimization"]["reduce_bucket_size"] == config.engine.reduce_bucket_size  # type: ignore[index]
     assert settings["gradient_accumulation_steps"] == 10
     assert settings["gradient_clipping"] == 1.0
     assert settings["zero_optimization"]["stage"] == 2  # type: ignore[index]
