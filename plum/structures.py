@@ -8,7 +8,7 @@ token positions of a batch, V vocabulary.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 
 import numpy as np
 import torch
@@ -71,23 +71,49 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class SpanPlan:
+    """What the host knows about M spans; see `plum.models.batch_plan`.
+
+    made_for: the tensors of the SpanBounds that it describes; a plan of other bounds is ignored
+    longest: tokens of the longest span; images: row of each span's image; conversations: each span's conversation
+    step_sizes: number of spans that each step of the decoding loop decodes
+    order: LongTensor [M], spans in the order in which they are decoded; ranks: LongTensor [M], its inverse
+    constrained: LongTensor [R], conversations with spans
+    is_constrained: bool [R, longest], which of their tokens lie before the end of their last span
+    """
+
+    made_for: tuple[Tensor, ...]
+    longest: int
+    images: tuple[int, ...]
+    conversations: tuple[int, ...]
+    step_sizes: tuple[int, ...]
+    order: Tensor
+    ranks: Tensor
+    constrained: Tensor
+    is_constrained: Tensor
+
+
+@dataclass(frozen=True)
 class SpanBounds:
     """Token ranges of a batch's spans in the expanded sequence; rows sorted by conversation, then reading order.
 
-    Each field is a LongTensor [M]; `end` is exclusive; `image` is the row of the image that the span's mask belongs to.
+    The first four fields are LongTensors [M]; `end` is exclusive; `image` is the row of the image that the span's mask
+    belongs to. `plan` is what the host knows about them; None: it has to be found.
     """
 
     conversation: Tensor
     start: Tensor
     end: Tensor
     image: Tensor
+    plan: SpanPlan | None = field(default=None, kw_only=True)
 
     def __len__(self) -> int:
         return int(self.conversation.numel())
 
-    def to(self, device: torch.device) -> "SpanBounds":
-        """Move to a device."""
-        return SpanBounds(*(field.to(device) for field in (self.conversation, self.start, self.end, self.image)))
+    @property
+    def fields(self) -> tuple[Tensor, ...]:
+        """The four bounds."""
+        return self.conversation, self.start, self.end, self.image
 
     @classmethod
     def none(cls, device: torch.device | None = None) -> "SpanBounds":
@@ -333,21 +359,56 @@ class ConversationImages:
 
 
 @dataclass(frozen=True)
+class TokenPlaces:
+    """The places of A tokens among N conversations of T tokens; see `plum.models.batch_plan`.
+
+    index: LongTensor [A], n * T + t, ascending
+    queries: LongTensor [N, Q], the positions t of each conversation's chosen tokens, then of others; Q is the largest
+        number of chosen tokens of a conversation
+    query_index: LongTensor [A], n * Q + q, where the chosen tokens are among the queries
+    """
+
+    index: Tensor
+    queries: Tensor
+    query_index: Tensor
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """What the host knows about the tokens of a batch; see `plum.models.batch_plan`.
+
+    labels, tags: the tensors of the batch that it describes; a plan of others is ignored
+    supervised: LongTensor [K], places n * T + t of the states that predict a supervised token
+    tagged: places of the tokens that have a tag
+    num_tokens: number of tokens, padding left out
+    """
+
+    labels: Tensor
+    tags: Tensor
+    supervised: Tensor
+    tagged: TokenPlaces
+    num_tokens: int
+
+
+@dataclass(frozen=True)
 class Batch:
     """Collated samples. Sequences are right-padded.
 
     input_ids, attention_mask, labels, tags: LongTensor [N, T] (labels and tags: IGNORE_INDEX where unsupervised)
     spans: token ranges of the M phrases to segment
-    clip_pixels: B images for the backbone (B may be 0): normalised float32 [B, 3, p, p] (LLaVA), or a stock model's own
-    sam_pixels [U, 3, P, P]: normalised float32 input of SAM
+    clip_pixels: B images for the backbone (B may be 0): normalised float32 [B, 3, p, p] (LLaVA; uint8 on their way to a
+        device), or a stock model's own
+    sam_pixels [U, 3, P, P]: normalised float32 input of the segmenter; uint8 on its way to a device
     sam_rows: LongTensor [U], image row of each entry of sam_pixels: images with something to segment and no cached
         embedding; None: all images
+    sam_sizes: LongTensor [U, 2], height and width of each of them inside its square; None: not known
     frames: B image sizes; shown: the images of each conversation
     masks: M bool tensors (H, W) in original-image pixels; ignore_masks: B bool tensors (H, W) or None
     part_maps: LongTensor [B, 4h, 4w], class at each low-resolution mask pixel; IGNORE_INDEX in padding and for images
         without a part map
     image_hashes, cached_embeddings: only with a cache of SAM features, the content hash of each of the B images and the
         embeddings of that one image if the cache has them
+    plan: what the host knows about the tokens; None: it has to be found when it is needed, and a device waits for it
     """
 
     sample_ids: tuple[str, ...]
@@ -364,8 +425,10 @@ class Batch:
     ignore_masks: tuple[Tensor | None, ...]
     part_maps: Tensor
     sam_rows: Tensor | None = None
+    sam_sizes: Tensor | None = None
     image_hashes: tuple[str, ...] = ()
     cached_embeddings: tuple[ImageEmbeddings | None, ...] = ()
+    plan: BatchPlan | None = None
 
     def without_spans(self) -> "Batch":
         """Return the batch with nothing to segment; text, tags and SAM's input are kept."""
@@ -377,27 +440,25 @@ class Batch:
         return replace(nothing, sam_pixels=self.sam_pixels[:0], sam_rows=nothing.spans.conversation)
 
     def to(self, device: torch.device) -> "Batch":
-        """Move every tensor to a device."""
-        return Batch(
-            sample_ids=self.sample_ids,
-            input_ids=self.input_ids.to(device, non_blocking=True),
-            attention_mask=self.attention_mask.to(device, non_blocking=True),
-            labels=self.labels.to(device, non_blocking=True),
-            tags=self.tags.to(device, non_blocking=True),
-            spans=self.spans.to(device),
-            clip_pixels=self.clip_pixels.to(device, non_blocking=True),
-            sam_pixels=self.sam_pixels.to(device, non_blocking=True),
-            frames=self.frames,
-            shown=self.shown.to(device),
-            masks=tuple(mask.to(device, non_blocking=True) for mask in self.masks),
-            ignore_masks=tuple(None if mask is None else mask.to(device) for mask in self.ignore_masks),
-            part_maps=self.part_maps.to(device, non_blocking=True),
-            sam_rows=None if self.sam_rows is None else self.sam_rows.to(device, non_blocking=True),
-            image_hashes=self.image_hashes,
-            cached_embeddings=tuple(
-                None if embeddings is None else embeddings.to(device) for embeddings in self.cached_embeddings
-            ),
-        )
+        """Move every tensor to a device. Training moves all in one copy; see `plum.data.packed_batch`."""
+        moved = _move(self, device, {})
+        assert isinstance(moved, Batch)
+        return moved
+
+
+def _move(value: object, device: torch.device, moved: dict[int, Tensor]) -> object:
+    """Move the tensors in dataclasses, mappings and tuples. A tensor that occurs twice is moved once and stays one."""
+    if isinstance(value, Tensor):
+        if id(value) not in moved:
+            moved[id(value)] = value.to(device, non_blocking=True)
+        return moved[id(value)]
+    if isinstance(value, tuple):
+        return tuple(_move(item, device, moved) for item in value)
+    if isinstance(value, Mapping):
+        return {name: _move(item, device, moved) for name, item in value.items()}
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{one.name: _move(getattr(value, one.name), device, moved) for one in fields(value)})
+    return value
 
 
 @dataclass(frozen=True)

@@ -107,8 +107,9 @@ class OptimizerConfig:
 class EngineConfig:
     """The engine that computes updates, and its settings."""
 
-    kind: Literal["deepspeed", "plain"] = "deepspeed"
-    """`plain` runs one process without DeepSpeed, through the same interface."""
+    kind: Literal["deepspeed", "ddp", "plain"] = "deepspeed"
+    """`ddp` runs any number of ranks with torch's DistributedDataParallel, without DeepSpeed: every rank holds the
+    whole optimizer state. `plain` runs one process in fp32. All have the same losses to rounding."""
     precision: Literal["bf16", "fp32"] = "bf16"
     """Dtype of weights and activations; in bf16 the optimizer keeps float32 copies."""
     micro_batch_size: int = 6
@@ -116,11 +117,12 @@ class EngineConfig:
     accumulation: int = 10
     """Micro-batches per update."""
     zero_stage: int = 2
-    """ZeRO stage. 2 shards the optimizer state and the accumulated gradients, which are reduced after every
-    micro-batch. 1 shards only the optimizer state; gradients are reduced once per update (for slow links between
-    nodes)."""
+    """ZeRO stage of `kind` deepspeed. 2 shards the optimizer state and the accumulated gradients, which are reduced
+    after every micro-batch. 1 shards only the optimizer state; gradients are reduced once per update (for slow links
+    between nodes). 3 is refused: control flow depends on the data (docs/train/full_scale.md)."""
     reduce_bucket_size: int = 50_000_000
-    """Number of elements that DeepSpeed reduces at once, in a buffer of that size; a larger tensor is reduced alone."""
+    """Number of elements that DeepSpeed reduces at once, in a buffer of that size or of all that is trained, if that is
+    less; a larger tensor is reduced alone."""
     gradient_checkpointing: bool = True
     """Recompute activations in the backward pass: less memory, more time."""
     base_quantization: Quantization = "none"

@@ -15,6 +15,7 @@ from plum.doctor.findings import Finding, State
 from plum.doctor.folders import examine_data, examine_weights, hash_weight_files
 from plum.doctor.known_answer import Verdict, ask, compare, read_answers, record_answer, standard_image
 from plum.doctor.memory import NamedRun, describe_estimate, estimate_memory, markdown_table
+from plum.doctor.shared_memory import examine_shared_memory
 from plum.doctor.workload import Assumptions
 from plum.inference.api import QUESTION
 from plum.train_config import TrainConfig
@@ -94,6 +95,8 @@ def _show_memory(config: TrainConfig, gpu_counts: Sequence[int], assumptions: As
             print(f"No memory estimate: {error}")
             return []
         print(describe_estimate(config, estimate))
+        ranks_here = min(num_gpus, torch.cuda.device_count()) if torch.cuda.is_available() else num_gpus
+        findings += examine_shared_memory(config, estimate.workload, ranks_here)
         if torch.cuda.is_available():
             smallest = min(
                 torch.cuda.get_device_properties(index).total_memory for index in range(torch.cuda.device_count())

@@ -1,5 +1,6 @@
 """Collate samples into a batch: images for both towers, padded token rows, phrase positions, full-resolution masks."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -15,6 +16,7 @@ from plum.data.sam_feature_cache import SamFeatureCache
 from plum.inputs.encoders import build_encoder
 from plum.inputs.encoding import EncodedConversation, EncodedText, ImageSlot
 from plum.inputs.image_transforms import ImageInputs, ImageTransform, build_image_transform, grid_classes
+from plum.models.batch_plan import plan_batch
 from plum.models.systems.registry import build_notation
 from plum.models.systems.target_notation import TargetNotation
 from plum.structures import (
@@ -61,7 +63,17 @@ class Collator:
         self.encoder = build_encoder(model, tokenizer, data.max_text_tokens)
         self.notation = build_notation(model)
         self.transform = build_image_transform(model, tokenizer)
+        self.special_tokens = model.backbone.special_tokens
+        adaptation = None if model.calico is None else model.calico.adaptation
+        self.is_guided = adaptation is not None and adaptation.follows_prompt
+        self.has_teacher = model.lora is not None and model.seg_token is None
         self.sam_features = sam_features
+
+    def sending_bytes(self) -> "Collator":
+        """Return this collator with images as uint8; `ImageTransform.normalise` normalises them on their device."""
+        collator = copy.copy(self)
+        collator.transform = replace(self.transform, as_bytes=True)
+        return collator
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
         """Collate samples.
@@ -86,7 +98,7 @@ class Collator:
         rows = self._encode(samples, slots)
         tokens = pad_rows(rows, self.pad_id, _images_of_targets(samples))
         masks = [mask for sample in samples for row in sample.conversations for item in row for mask in item.masks]
-        return Batch(
+        batch = Batch(
             sample_ids=tuple(sample.sample_id for sample in samples),
             input_ids=tokens.input_ids,
             attention_mask=tokens.attention_mask,
@@ -105,9 +117,12 @@ class Collator:
             ignore_masks=tuple(_to_tensor(picture.ignore_mask) for picture in pictures),
             part_maps=_part_maps(pictures, inputs, self.transform),
             sam_rows=torch.tensor(sam_rows, dtype=torch.long),
+            sam_sizes=torch.tensor([inputs[row].frame.resized for row in sam_rows], dtype=torch.long).view(-1, 2),
             image_hashes=hashes,
             cached_embeddings=known,
         )
+        is_guided, has_teacher = self.is_guided, self.has_teacher
+        return plan_batch(batch, self.special_tokens, by_prompt=is_guided, has_teacher=has_teacher)
 
     def _encode(self, samples: Sequence[Sample], slots: Sequence[ImageSlot]) -> list[EncodedConversation]:
         """Encode all conversations; `slots` are those of all samples' images, one after the other."""

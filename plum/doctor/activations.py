@@ -138,8 +138,7 @@ def token_loss_bytes(language: LanguageConfig, work: Workload, *, is_trained: bo
         is_trained: whether lm_head is trained, which also keeps its input.
     """
     kept = work.supervised * language.hidden_size * work.element_bytes if is_trained else 0
-    labels = 8 * work.supervised + work.rows  # and a flag per position
-    return work.supervised * language.vocab_size * FLOAT + kept + labels
+    return work.supervised * language.vocab_size * FLOAT + kept + 8 * work.supervised  # and labels
 
 
 def tagger_bytes(width: int, tagger: TaggerConfig, work: Workload, num_tagged: int, num_image_tokens: int) -> int:
@@ -157,8 +156,8 @@ def tagger_bytes(width: int, tagger: TaggerConfig, work: Workload, num_tagged: i
     # First: its input states, the ReLU's output; the classifier's input. Last: the MLP's input, the ReLU's output.
     total = 2 * states + read if tagger.order == "mlp_first" else 2 * read
     if tagger.context != "none":
-        # MLP's output with the positions that are read; keys and values with their input, the padding mask.
-        total += 4 * states + 8 * work.rows + work.rows * tagger.num_heads * size
+        # MLP's output; keys and values with their input, the padding mask.
+        total += 4 * states + work.rows * tagger.num_heads * size
         # Queries with their input, attention's output, both norms' inputs, the first one's output.
         total += 6 * read + num_tagged * (tagger.num_heads * FLOAT + 1 + 4 * FLOAT)
         feedforward = num_tagged * tagger.feedforward_dim * size
@@ -180,8 +179,8 @@ def _cross_attention_bytes(
     # Image tokens, keys and values.
     images = 3 * work.conversations * num_image_tokens * width * size
     # Queries with their input, attention's output as it is and in the order of its projection, the norm's input; the
-    # attention's log-sum-exp, two numbers of the norm; the places of the tokens.
-    read = num_tagged * (5 * width * size + tagger.num_heads * size + 2 * FLOAT + 2 * 8)
+    # attention's log-sum-exp, two numbers of the norm.
+    read = num_tagged * (5 * width * size + tagger.num_heads * size + 2 * FLOAT)
     return images + read + (width * num_tagged * work.dropout_mask_bytes if tagger.dropout > 0 else 0)
 
 

@@ -29,7 +29,7 @@ from plum.doctor.workload import Assumptions, Workload, build_workload, training
 from plum.models.parameter_counts import parameters_by_component
 from plum.models.systems.registry import build_model
 from plum.models.trainable import set_trainable
-from plum.train_config import TrainConfig
+from plum.train_config import EngineConfig, TrainConfig
 
 NF4_BLOCK, NF4_NESTED_BLOCK = 64, 256
 """bitsandbytes: one 8-bit scale per 64 weights, one float32 number per 256 scales."""
@@ -39,6 +39,8 @@ EXACT = "calico.qformer"
 """The component that stays in float32."""
 CONTEXT_BYTES = 2 * 10**9
 """Assumption: CUDA context, NCCL's buffers, cuBLAS workspaces."""
+NUMBERS_PER_TOKEN = 12
+"""Integers of a batch for each token: ids, mask, label and tag; twice ids, positions, branch and place."""
 FRAGMENTATION = 0.05
 """Assumption: share of everything else that the allocator cannot use."""
 HEADER = (
@@ -64,10 +66,11 @@ class StaticMemory:
     Attributes:
         components: weights by component, frozen and trained.
         gradients: gradients accumulated over micro-batches, float32; this GPU's share under ZeRO-2, all otherwise.
-        micro_batch_gradients: all gradients of one micro-batch, in the model's dtype, until DeepSpeed has them.
-        gradient_buffers: buffers through which DeepSpeed reduces them after the backward pass.
+        micro_batch_gradients: all gradients of one micro-batch, in the model's dtype, until the engine has them.
+        gradient_buffers: buffers through which the engine reduces them after the backward pass.
         step_gradients: float32 copy of this GPU's share of the gradients during the optimizer's step.
-        master_weights: float32 copy of this GPU's share of the trained weights (only with DeepSpeed).
+        master_weights: float32 copy of this GPU's share of the trained weights; none where the model's own weights are
+            updated (`plain`, and `ddp` in float32).
         moments: Adam's two moments of this GPU's share.
     """
 
@@ -109,9 +112,15 @@ def count_static_memory(config: TrainConfig, num_gpus: int) -> StaticMemory:
     """
     components, largest = _count_components(config)
     trained = sum(component.num_trained for component in components)
-    size, bucket = training_dtype(config).itemsize, config.engine.reduce_bucket_size
+    size, bucket = training_dtype(config).itemsize, min(config.engine.reduce_bucket_size, trained)
     if config.engine.kind == "plain":
         return StaticMemory(components, trained * FLOAT, 0, 0, 0, 0, 2 * trained * FLOAT)
+    if config.engine.kind == "ddp":
+        # Until the second update, the gradients lie beside the bucket that later holds them.
+        masters = 0 if size == FLOAT else trained * FLOAT
+        return StaticMemory(
+            components, trained * FLOAT, trained * size, trained * FLOAT, 0, masters, 2 * trained * FLOAT
+        )
     share = -(-trained // num_gpus)
     # A bucket, or a tensor too large for one, is copied to be reduced, and copied again if that changes its dtype.
     copies = max(bucket, largest) * (size if size == FLOAT else size + FLOAT)
@@ -345,8 +354,19 @@ def _phases(config: TrainConfig, work: Workload, static: StaticMemory, activatio
     return tuple(phases)
 
 
+def batch_bytes(config: TrainConfig, work: Workload) -> int:
+    """Return the bytes of a batch on its way to a GPU.
+
+    Pixels and masks have a byte each, part maps an integer; so have the ids, masks and labels of tokens, and their
+    places in the sequences of student and teacher.
+    """
+    sides = (config.model.of_llava.vision.image_size, config.model.sam.image_size)
+    pixels = work.images * 3 * sum(side**2 for side in sides) + work.masks * work.image_pixels
+    return pixels + 8 * (work.images * 16 * grid_size(config.model.sam) + NUMBERS_PER_TOKEN * work.rows)
+
+
 def _inputs_bytes(config: TrainConfig, work: Workload) -> int:
-    """Return the bytes of the batch itself and of the towers' features."""
+    """Return the bytes of the batch itself, of its normalised pixels, and of the towers' features."""
     vision, sam = config.model.of_llava.vision, config.model.sam
     pixels = work.images * 3 * (vision.image_size**2 + sam.image_size**2) * FLOAT
     features = vision.num_image_tokens * config.model.language.hidden_size
@@ -356,23 +376,24 @@ def _inputs_bytes(config: TrainConfig, work: Workload) -> int:
         features += grid_size(sam) * sam.prompt_dim
     if config.model.calico is not None and config.model.calico.adaptation is not None:
         features += (vision.num_patches + 1) * vision.hidden_size  # what the adapted layers read
-    masks = work.masks * work.image_pixels
-    return pixels + masks + work.images * features * work.element_bytes + 4 * 8 * work.rows
+    return batch_bytes(config, work) + pixels + work.images * features * work.element_bytes
 
 
 def _sam_encoder_bytes(config: TrainConfig, work: Workload) -> int:
-    """Return the transient bytes of one global block without a graph: attention with its bias, or the MLP if larger.
+    """Return the transient bytes of one global block without a graph: its attention, or the MLP if larger.
 
-    Most of it is the bias of the relative positions [B, heads, h w, h w]. SAM 2 has none; its largest layer counts, of
-    one image, since a frozen encoder runs them one by one.
+    A frozen encoder runs one image at a time. On a GPU SAM's attention has no bias: the scores of rows and columns
+    widen queries, keys and values (`plum.models.segmenters.sam.FusedAttention`). Of SAM 2, its largest layer counts.
     """
     sam = config.model.sam
     if isinstance(sam, Sam2Config):
         return sam2_costs.encoder_elements(sam) * work.element_bytes
     cells = grid_size(sam)
     states = cells * sam.encoder_dim
-    attention = 6 * states + sam.encoder_heads * cells * cells + 2 * sam.encoder_heads * cells * round(cells**0.5)
-    return work.images * max(attention, 10 * states) * work.element_bytes
+    scores = 2 * sam.encoder_heads * cells * round(cells**0.5)
+    # The block's input, its norm, queries, keys and values; the scores; all three and the result once more, widened.
+    attention = 5 * states + scores + 4 * (states + scores)
+    return max(attention, 10 * states) * work.element_bytes
 
 
 def _layer_forward_bytes(config: TrainConfig, work: Workload) -> int:
@@ -432,6 +453,10 @@ def _row(name: str, estimate: MemoryEstimate) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def _describe_engine(engine: EngineConfig) -> str:
+    return f"{engine.kind}, ZeRO-{engine.zero_stage}" if engine.kind == "deepspeed" else engine.kind
+
+
 def describe_estimate(config: TrainConfig, estimate: MemoryEstimate) -> str:
     """Return every part of one run's estimate, one line each, GB of 10^9 bytes."""
     work, static, activations = estimate.workload, estimate.static, estimate.activations
@@ -443,7 +468,7 @@ def describe_estimate(config: TrainConfig, estimate: MemoryEstimate) -> str:
         "confirmed",
         f"  assumed micro-batch: {work.images} images, {work.conversations} conversations of {work.tokens} tokens, "
         f"{work.supervised} supervised tokens, {work.masks} masks of {work.image_pixels:,} pixels",
-        f"  {engine.kind}, ZeRO-{engine.zero_stage}, {dtype}, {checkpointing} gradient checkpointing, "
+        f"  {_describe_engine(engine)}, {dtype}, {checkpointing} gradient checkpointing, "
         f"base_quantization {engine.base_quantization}",
         f"  {'weights':<34} {'parameters':>15} {'trained':>13} {'GB':>7}",
     ]
@@ -458,7 +483,7 @@ def describe_estimate(config: TrainConfig, estimate: MemoryEstimate) -> str:
         ("Adam's moments (share)", static.moments),
         ("accumulated gradients, float32", static.gradients),
         ("gradients of a micro-batch", static.micro_batch_gradients),
-        ("gradient buffers of DeepSpeed", static.gradient_buffers),
+        ("gradient buffers of the engine", static.gradient_buffers),
         ("activations: language model", activations.layers),
         ("activations: token loss", activations.token_loss),
         ("activations: tagger", activations.tagger),

@@ -23,7 +23,7 @@ from plum.config import (
 )
 from plum.doctor import sam2_costs
 from plum.models.backbones.shared_beginnings import PADDING, lay_out
-from plum.models.heads.teacher import find_constrained
+from plum.models.batch_plan import find_constrained
 from plum.structures import Batch, ConversationImages
 from plum.train_config import TrainConfig
 

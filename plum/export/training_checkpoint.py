@@ -9,10 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from plum.training.run_checkpoints import to_universal
+from plum.training.run_checkpoints import WHOLE_FILE, to_universal
 from plum.training.safe_checkpoints import require_plain_content
 
-PLAIN_FILE = "plain.pt"
 BFLOAT16_ZERO_1 = "bf16_zero_pp_rank_*_optim_states.pt"
 """Files of DeepSpeed's optimizer for ZeRO-1 in bfloat16 with float32 accumulation."""
 UNIVERSAL_WEIGHTS = "fp32.pt"
@@ -36,8 +35,8 @@ def read_trained(checkpoint: Path) -> dict[str, Tensor]:
     if not checkpoint.is_dir():
         raise FileNotFoundError(f"{checkpoint}: no such checkpoint; name a folder RUN/checkpoints/update_NNNNNN")
     require_plain_content(checkpoint)
-    if (checkpoint / PLAIN_FILE).is_file():
-        state = _read_plain(checkpoint)
+    if (checkpoint / WHOLE_FILE).is_file():
+        state = _read_whole(checkpoint)
     elif any(checkpoint.glob(BFLOAT16_ZERO_1)):
         state = _read_universal(checkpoint)
     else:
@@ -50,8 +49,8 @@ def read_trained(checkpoint: Path) -> dict[str, Tensor]:
     }
 
 
-def _read_plain(checkpoint: Path) -> dict[str, Tensor]:
-    content = torch.load(checkpoint / PLAIN_FILE, map_location="cpu", weights_only=True)
+def _read_whole(checkpoint: Path) -> dict[str, Tensor]:
+    content = torch.load(checkpoint / WHOLE_FILE, map_location="cpu", weights_only=True)
     trained: dict[str, Tensor] = content["trainable"]
     return trained
 

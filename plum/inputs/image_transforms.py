@@ -12,7 +12,7 @@ ImageNet's statistics, which are SAM's, or SAM 3's (`Sam2ImageProcessor`, `Sam3I
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import cv2
@@ -23,9 +23,10 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from plum.config import Fit, HfBackboneConfig, ModelConfig, Sam2Config, SegmenterConfig, usual_fit
+from plum.constants import constant
 from plum.inputs.encoding import ImageSlot
 from plum.inputs.stock_inputs import StockInputs
-from plum.structures import IGNORE_INDEX, ImageFrame, Pixels, StockPixels
+from plum.structures import IGNORE_INDEX, Batch, ImageFrame, Pixels, StockPixels
 
 cv2.setNumThreads(0)  # loaders run one process per core already
 
@@ -38,7 +39,8 @@ SAM_3_MEAN = SAM_3_STD = (127.5, 127.5, 127.5)
 
 @dataclass(frozen=True)
 class ImageInputs:
-    """One image for backbone and segmenter.
+    """One image for backbone and segmenter. LLaVA's and the segmenter's pixels are uint8 if the transform leaves them
+    as bytes.
 
     clip_pixels: float32 [3, p, p] (LLaVA), or the arguments of a stock model's image encoder
     sam_pixels: float32 [3, P, P], or None if SAM is not run
@@ -75,6 +77,13 @@ class SegmenterInput:
         """Return the normalised input [3, P, P], float32, of a uint8 image; see `sam_input`."""
         return sam_input(image, frame, self.size, self.mean, self.std)
 
+    def bytes(self, image: np.ndarray, frame: ImageFrame) -> Tensor:
+        """Return the input before it is normalised, uint8 [3, P, P]; what the padding holds does not matter."""
+        height, width = frame.resized
+        padded = np.zeros((3, self.size, self.size), dtype=np.uint8)
+        padded[:, :height, :width] = np.asarray(_sam_picture(image, frame)).transpose(2, 0, 1)
+        return torch.from_numpy(padded)
+
 
 def segmenter_input(config: SegmenterConfig) -> SegmenterInput:
     """Return the preprocessing that a segmenter was trained with."""
@@ -95,6 +104,7 @@ class ImageTransform:
         sam_patch: side of a cell of its embedding grid, in pixels of its input.
         clip_fit: how a non-square image is fitted to CLIP's square (`VisionConfig.fit`).
         stock: prepares images for a stock model in place of CLIP.
+        as_bytes: leave pixels as uint8, a quarter of the bytes; `normalise` then does the rest on their device.
     """
 
     clip_size: int
@@ -102,6 +112,7 @@ class ImageTransform:
     sam_patch: int
     clip_fit: Fit
     stock: StockInputs | None = None
+    as_bytes: bool = False
 
     def __call__(self, image: np.ndarray, for_sam: bool = True) -> ImageInputs:
         """Transform an image.
@@ -117,11 +128,14 @@ class ImageTransform:
             raise ValueError(f"an image must be a uint8 RGB array (H, W, 3), got {image.dtype} {image.shape}")
         height, width = image.shape[:2]
         frame = self.for_segmenter.frame(height, width)
-        sam_pixels = self.for_segmenter(image, frame) if for_sam else None
+        sam_pixels = None
+        if for_sam:
+            sam_pixels = self.for_segmenter.bytes(image, frame) if self.as_bytes else self.for_segmenter(image, frame)
         if self.stock is not None:
             pixels, slot = self.stock.read_image(image)
             return ImageInputs(pixels, sam_pixels, frame, slot)
-        return ImageInputs(clip_input(image, self.clip_size, self.clip_fit), sam_pixels, frame)
+        square = _square_bytes if self.as_bytes else clip_input
+        return ImageInputs(square(image, self.clip_size, self.clip_fit), sam_pixels, frame)
 
     def stack(self, images: Sequence[ImageInputs]) -> Pixels:
         """Return the backbone's input of images, of which there may be none."""
@@ -129,6 +143,22 @@ class ImageTransform:
             return StockPixels(tuple(dict(image.clip_pixels) for image in images))
         pixels = [image.clip_pixels for image in images if isinstance(image.clip_pixels, Tensor)]
         return torch.stack(pixels) if pixels else torch.zeros(0, 3, self.clip_size, self.clip_size)
+
+    def normalise(self, batch: Batch) -> Batch:
+        """Return a batch whose images are bytes with the pixels that a transform without `as_bytes` would have made.
+
+        Divisors are tensors: a GPU multiplies by the inverse of a Python number, which rounds otherwise. A stock
+        model's pixels are as its own processor made them.
+        """
+        assert batch.sam_sizes is not None, "the collator has set the sizes"
+        device, clip = batch.sam_pixels.device, batch.clip_pixels
+        if isinstance(clip, Tensor):
+            clip = _standardise(clip.float() / constant((255.0,), device), CLIP_MEAN, CLIP_STD)
+        sam = _standardise(batch.sam_pixels.float(), self.for_segmenter.mean, self.for_segmenter.std)
+        places = torch.arange(self.sam_size, device=device)
+        in_rows, in_columns = (places < batch.sam_sizes[:, axis, None] for axis in (0, 1))  # [U, P]
+        is_image = in_rows[:, None, :, None] & in_columns[:, None, None, :]
+        return replace(batch, clip_pixels=clip, sam_pixels=sam.masked_fill_(~is_image, 0.0))
 
     @property
     def sam_size(self) -> int:
@@ -163,9 +193,7 @@ def resized_size(height: int, width: int, sam_size: int) -> tuple[int, int]:
 
 def clip_input(image: np.ndarray, size: int, fit: Fit) -> Tensor:
     """CLIP's normalised input [3, size, size], float32."""
-    picture = Image.fromarray(_pad_to_square(image) if fit == "pad" else image)
-    square = _crop_to_square(picture, size) if fit == "crop" else picture.resize((size, size), Image.Resampling.BICUBIC)
-    pixels = _channels_first(square)
+    pixels = _channels_first(_clip_square(image, size, fit))
     pixels /= 255.0
     return torch.from_numpy(_normalise(pixels, CLIP_MEAN, CLIP_STD))
 
@@ -179,10 +207,25 @@ def sam_input(
 ) -> Tensor:
     """A segmenter's normalised input [3, size, size], float32; zeros right of and below the image."""
     height, width = frame.resized
-    pixels = _channels_first(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+    pixels = _channels_first(_sam_picture(image, frame))
     padded = np.zeros((3, size, size), dtype=np.float32)
     padded[:, :height, :width] = _normalise(pixels, mean, std)
     return torch.from_numpy(padded)
+
+
+def _square_bytes(image: np.ndarray, size: int, fit: Fit) -> Tensor:
+    """Return CLIP's input before it is normalised, uint8 [3, size, size]."""
+    return torch.from_numpy(np.ascontiguousarray(np.asarray(_clip_square(image, size, fit)).transpose(2, 0, 1)))
+
+
+def _clip_square(image: np.ndarray, size: int, fit: Fit) -> Image.Image:
+    picture = Image.fromarray(_pad_to_square(image) if fit == "pad" else image)
+    return _crop_to_square(picture, size) if fit == "crop" else picture.resize((size, size), Image.Resampling.BICUBIC)
+
+
+def _sam_picture(image: np.ndarray, frame: ImageFrame) -> Image.Image:
+    height, width = frame.resized
+    return Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
 
 
 def grid_classes(part_map: np.ndarray, frame: ImageFrame, transform: ImageTransform) -> Tensor:
@@ -230,6 +273,12 @@ def _pad_to_square(image: np.ndarray) -> np.ndarray:
 def _channels_first(picture: Image.Image) -> np.ndarray:
     """Return contiguous float32 [3, H, W]; NumPy is several times slower with the three channels last."""
     return np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1), dtype=np.float32)
+
+
+def _standardise(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """Do what `_normalise` does to [B, 3, H, W] on any device, in place."""
+    of_mean, of_std = (constant(values, pixels.device)[:, None, None] for values in (mean, std))
+    return pixels.sub_(of_mean).div_(of_std)
 
 
 def _normalise(pixels: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, multi_margin_loss
 
+from plum.constants import constant
 from plum.inputs.bio_labels import Tag, classes_of_tags
 from plum.losses.mask_losses import EPSILON, mask_losses
 from plum.models.heads.crf import log_likelihoods
@@ -104,7 +105,7 @@ def bio_loss(
     """
     num_classes = tag_logits.shape[-1]
     classes = classes_of_tags(tags, num_classes)
-    weights = torch.tensor(class_weights[:num_classes], device=tag_logits.device)
+    weights = constant(class_weights[:num_classes], tag_logits.device)
     if form == "hinge":
         # torch's refuses a batch of none.
         total = multi_margin_loss(tag_logits.float(), classes, margin=margin, weight=weights, reduction="sum")
@@ -144,9 +145,9 @@ def bio_accuracy(
         Hits and totals, LongTensor [3] each, in the order O, B, I.
     """
     is_right = predict_classes(tag_logits.detach(), chain).classes == classes_of_tags(tags, tag_logits.shape[-1])
-    if is_counted is not None:
-        is_right, tags = is_right[is_counted], tags[is_counted]
     is_class = tags[..., None] == torch.arange(len(Tag), device=tags.device)  # [A, 3]
+    if is_counted is not None:
+        is_class = is_class & is_counted[..., None]
     return (is_class & is_right[..., None]).sum(0), is_class.sum(0)
 
 

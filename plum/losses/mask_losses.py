@@ -5,6 +5,7 @@ Every mask loss is a function of sums over pixels. The sums are computed a few m
 original resolution is kept for the backward pass.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from plum.models.batch_plan import span_plan
 from plum.models.segmenters.mask_resize import group_by_frame, resize_matrices
 from plum.structures import Batch, ImageFrame
 from plum.train_config import LossConfig
@@ -210,13 +212,13 @@ def mask_losses(mask_logits: Tensor, batch: Batch, config: LossConfig) -> tuple[
         nothing = torch.zeros((), dtype=torch.float32, device=mask_logits.device)
         return nothing, nothing
     padded_size = batch.sam_pixels.shape[-1]
-    image_rows = batch.spans.image.tolist()  # [M]
+    image_rows = span_plan(batch.spans).images
     overlaps, bces = [], []
     for frame, rows in group_by_frame([batch.frames[row] for row in image_rows]).items():
         targets = _stack_targets(batch, rows, image_rows, frame)
         is_counted = _stack_counted([batch.ignore_masks[image_rows[row]] for row in rows], targets)
         resize = resize_matrices(mask_logits.shape[-1], frame, padded_size, mask_logits.device)
-        sums = sum_pixels(mask_logits[rows], targets, is_counted, resize, focal_of(config))
+        sums = sum_pixels(_take_rows(mask_logits, rows), targets, is_counted, resize, focal_of(config))
         overlap, bce = losses_by_mask(sums, config)
         overlaps.append(overlap)
         bces.append(bce)
@@ -242,7 +244,7 @@ def count_mask_pixels(mask_logits: Tensor, batch: Batch) -> MaskPixels:
         ValueError: a mask does not have its image's size.
     """
     counts = torch.zeros(2, len(batch.masks), dtype=torch.long)
-    image_rows = batch.spans.image.tolist()
+    image_rows = span_plan(batch.spans).images if len(batch.spans) else ()
     for frame, rows in group_by_frame([batch.frames[row] for row in image_rows]).items():
         targets = _stack_targets(batch, rows, image_rows, frame)
         is_counted = _stack_counted([batch.ignore_masks[image_rows[row]] for row in rows], targets)
@@ -308,7 +310,14 @@ def bce_loss(sums: PixelSums) -> Tensor:
     return sums.cross_entropy / sums.counted.clamp(min=1)
 
 
-def _stack_targets(batch: Batch, rows: list[int], image_rows: list[int], frame: ImageFrame) -> Tensor:
+def _take_rows(mask_logits: Tensor, rows: list[int]) -> Tensor:
+    """Return the logits of some spans. Rows are sliced, not indexed: an index would be copied to the device."""
+    if rows == [*range(len(mask_logits))]:
+        return mask_logits
+    return torch.stack([mask_logits[row] for row in rows])
+
+
+def _stack_targets(batch: Batch, rows: list[int], image_rows: Sequence[int], frame: ImageFrame) -> Tensor:
     """Stack the true masks of some spans, [m, H, W] bool."""
     for row in rows:
         if tuple(batch.masks[row].shape) != frame.original:

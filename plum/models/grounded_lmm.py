@@ -6,6 +6,7 @@ or none. `plum.models.systems.target_notation` defines how answers are written.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from plum.config import ModelConfig
 from plum.models.backbones.backbone import Backbone
+from plum.models.batch_plan import span_plan, student_layout, supervised_places, tagged_places, take_places
 from plum.models.heads.crf import number_runs
 from plum.models.heads.mask_feedback import EncodedMasks, FeedbackContext, MaskFeedback
 from plum.models.heads.query_projection import QueryProjection
@@ -31,6 +33,7 @@ from plum.structures import (
     Pixels,
     SpanBounds,
     TagChain,
+    TokenPlaces,
 )
 
 
@@ -81,20 +84,19 @@ class GroundedLMM(nn.Module):
         """
         images = self.encode_images(batch.clip_pixels, batch.sam_pixels, batch.sam_rows, known)
         text = (batch.input_ids, batch.attention_mask, batch.shown, images.tokens)
-        hidden_states = self.backbone.shared_hidden_states(*text)
-        states, labels = supervised_states(hidden_states, batch.labels)
-        is_tagged = batch.tags != IGNORE_INDEX
-        where = (batch.shown, images.tokens.values)
+        hidden_states = self.backbone.shared_hidden_states(*text, student_layout(batch))
+        states, labels = supervised_states(hidden_states, batch.labels, supervised_places(batch))
+        tagged, where = tagged_places(batch), (batch.shown, images.tokens.values)
         return GroundedOutput(
             hidden_states=hidden_states,
             token_logits=self.backbone.token_logits(states),
             token_labels=labels,
-            tag_logits=self.tag(hidden_states, batch.attention_mask, is_tagged, *where),
-            tag_labels=batch.tags[is_tagged],
+            tag_logits=self.tag(hidden_states, batch.attention_mask, tagged, *where),
+            tag_labels=take_places(batch.tags, tagged.index),
             images=images,
             mask_logits=self.decode_masks(hidden_states, batch.spans, images.embeddings),
             teacher_states=span_teacher_states(self.backbone, batch, images.tokens) if with_teacher else None,
-            tag_chain=self.tag_chain(is_tagged),
+            tag_chain=self.tag_chain(batch.tags != IGNORE_INDEX),
         )
 
     def encode_images(
@@ -140,7 +142,7 @@ class GroundedLMM(nn.Module):
         self,
         hidden_states: Tensor,
         attention_mask: Tensor,
-        is_read: Tensor | None = None,
+        is_read: Tensor | TokenPlaces | None = None,
         shown: ConversationImages | None = None,
         image_tokens: Tensor | None = None,
     ) -> Tensor | None:
@@ -149,7 +151,7 @@ class GroundedLMM(nn.Module):
         Args:
             hidden_states: [N, T, D].
             attention_mask: [N, T]; sequences are right-padded.
-            is_read: bool [N, T], the A tokens to tag; None: all.
+            is_read: the A tokens to tag, bool [N, T] or their places; None: all.
             shown: the images of the N conversations; only cross-attention needs it.
             image_tokens: [B, image tokens, D], `ImageTokens.values`; only cross-attention needs them.
 
@@ -204,18 +206,18 @@ class GroundedLMM(nn.Module):
         height, width = self.sam.grid
         if len(spans) == 0:
             return hidden_states.new_zeros(0, 4 * height, 4 * width, dtype=torch.float32)
-        if bool((spans.image < 0).any()):
-            row = int(spans.conversation[spans.image < 0][0])
-            raise ValueError(f"conversation {row} of the batch has spans to segment but no image")
-        queries = self.query_projection(hidden_states, spans)  # [M, C]
+        plan = span_plan(spans)
+        for row, image in zip(plan.conversations, plan.images, strict=True):
+            if image < 0:
+                raise ValueError(f"conversation {row} of the batch has spans to segment but no image")
+        queries = self.query_projection(hidden_states, replace(spans, plan=plan))  # [M, C]
         if self.feedback is None:
             return self.decode_step(queries, image_embeddings[spans.image], [], self.sam.dense_position())
-        steps = decoding_steps(spans)
-        by_step = torch.cat(steps)
+        first = plan.order[: plan.step_sizes[0]]
         decoded = self._decode_with_feedback(
-            queries[by_step].split([len(rows) for rows in steps]), image_embeddings[spans.image[steps[0]]]
+            queries[plan.order].split(plan.step_sizes), image_embeddings[spans.image[first]]
         )
-        return decoded[by_step.argsort()]
+        return decoded[plan.ranks]
 
     def _decode_with_feedback(self, queries_of_steps: Sequence[Tensor], image_embeddings: ImageEmbeddings) -> Tensor:
         """Run the decode loop; the rows of each step are a prefix of the previous step's rows.
@@ -310,34 +312,15 @@ class GroundedLMM(nn.Module):
         return self
 
 
-def supervised_states(hidden_states: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def supervised_states(hidden_states: Tensor, labels: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
     """Select the states that predict a supervised token, and those tokens.
 
     Args:
         hidden_states: [N, T, D].
         labels: [N, T], IGNORE_INDEX where unsupervised; the state at t predicts the label at t + 1.
+        places: [K], from `plum.models.batch_plan.supervised_places`.
 
     Returns:
         States [K, D] and token ids [K].
     """
-    is_supervised = labels[:, 1:] != IGNORE_INDEX
-    return hidden_states[:, :-1][is_supervised], labels[:, 1:][is_supervised]
-
-
-def decoding_steps(spans: SpanBounds) -> list[Tensor]:
-    """Plan the decode loop.
-
-    Args:
-        spans: M token ranges, sorted by conversation, then reading order.
-
-    Returns:
-        For each step s, the indices of the s-th spans of each conversation and image, those with the most spans first.
-        The rows of a step are a prefix of the previous step's rows, so earlier masks are selected by slicing.
-    """
-    loops = spans.conversation * (spans.image.max() + 1) + spans.image
-    order = loops.argsort(stable=True)  # spans of one loop together, in reading order
-    counts = torch.unique_consecutive(loops[order], return_counts=True)[1]
-    first_span = counts.cumsum(0) - counts
-    by_length = counts.argsort(descending=True, stable=True)
-    counts, first_span = counts[by_length], first_span[by_length]
-    return [order[first_span[counts > step] + step] for step in range(int(counts[0]))]
+    return take_places(hidden_states, places), take_places(labels, places + 1)

@@ -61,7 +61,11 @@ ZERO_STAGES = (1, 2)
 """Stages that tests compare with the mean of the ranks' own gradients (tests/plum/training/unlike_batches.py)."""
 REFUSED_STAGES = {
     0: "stage 0 neither skips updates with non-finite gradients nor resumes on another number of ranks",
-    3: "stage 3 shards the weights too, and ranks whose batches run different modules would wait for one another",
+    3: (
+        "stage 3, like FSDP, shards the weights too, so ranks gather a module's weights together when it runs; here, "
+        "which modules run and how often depends on the batch (images, phrases, decoding steps), and a rank that skips "
+        "a module leaves the others waiting forever. If memory is short, see docs/train/full_scale.md, 'Sharding'"
+    ),
 }
 
 

@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -39,6 +40,18 @@ SSH_TIMEOUT = 15
 PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 HOST_LINE = re.compile(r"(\S+)\s+slots=(\d+)(?:\s|$)")
 COUNT_GPUS = "import torch; print(torch.cuda.device_count())"
+
+
+ALLOCATOR_VARIABLES = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
+ALLOCATOR = "expandable_segments:True"
+"""Setting of torch's CUDA allocator, unless the user has one: batches differ in length, and fixed segments of all their
+sizes would fragment the memory."""
+EXPORTED = (*ALLOCATOR_VARIABLES, "TOKENIZERS_PARALLELISM", "OMP_NUM_THREADS", "HF_HOME", "HF_HUB_OFFLINE")
+"""Variables that ranks on other nodes need. DeepSpeed's runner itself exports those of Python, NCCL, UCX, MVAPICH and
+MLflow alone."""
+DEEPSPEED_FILE_VARIABLE, DEEPSPEED_FILE = "DS_ENV_FILE", ".deepspeed_env"
+"""The file in the home folder or the current one from which DeepSpeed's runner exports variables, and the variable that
+names another one."""
 
 
 class LaunchError(Exception):
@@ -154,12 +167,14 @@ def check_nodes(nodes: Nodes) -> None:
     """Check that DeepSpeed's runner can reach every node.
 
     Raises:
-        LaunchError: pdsh or ssh is missing, or a host does not answer without a password; the message names it.
+        LaunchError: pdsh, ssh or deepspeed is missing, or a host does not answer without a password; the message names
+            it.
     """
-    for program in ("pdsh", "ssh"):
+    for program in ("pdsh", "ssh", "deepspeed"):
         if shutil.which(program) is None:
             raise LaunchError(
-                f"HOSTFILE names {len(nodes.slots)} nodes, which needs {program}: install it on this node"
+                f"HOSTFILE names {len(nodes.slots)} nodes, which needs {program}: install it on this node, or start "
+                "train.py by torchrun or srun (docs/train/multi_node_slurm.md)"
             )
 
     def reach(host: str) -> bool:
@@ -330,12 +345,38 @@ def run_here(ranks: LocalRanks, port: int, command: Sequence[str]) -> int:
     return watch.wait()
 
 
+def with_allocator(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment with the CUDA allocator's setting, unless it has one."""
+    if any(name in environment for name in ALLOCATOR_VARIABLES):
+        return dict(environment)
+    return {**environment, ALLOCATOR_VARIABLES[0]: ALLOCATOR}
+
+
+def exported_lines(environment: Mapping[str, str], folders: Sequence[Path]) -> list[str]:
+    """Return what ranks on other nodes get, one `NAME=VALUE` a line as in DeepSpeed's `.deepspeed_env`.
+
+    Args:
+        environment: this process's, of which the variables of `EXPORTED` are taken.
+        folders: where DeepSpeed's runner would look for the user's own file; its variables win.
+    """
+    variables = {name: environment[name] for name in EXPORTED if name in environment}
+    for folder in folders:
+        path = folder / environment.get(DEEPSPEED_FILE_VARIABLE, DEEPSPEED_FILE)
+        if path.is_file():
+            lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+            variables |= dict(line.split("=", maxsplit=1) for line in lines if "=" in line)
+    return [f"{name}={value}" for name, value in variables.items()]
+
+
 def run_on_nodes(nodes: Nodes, port: int, command: Sequence[str]) -> int:
     """Start a program on several nodes by DeepSpeed's runner and wait for it; see `Watch.wait`."""
     runner = ["deepspeed", "--no_local_rank", "--hostfile", str(nodes.hostfile), "--master_port", str(port)]
     watch = Watch(command[0])
-    watch.start([*runner, *command], os.environ, is_bound=True)
-    return watch.wait()
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / DEEPSPEED_FILE
+        file.write_text("".join(f"{line}\n" for line in exported_lines(os.environ, (Path.home(), Path.cwd()))))
+        watch.start([*runner, *command], {**os.environ, DEEPSPEED_FILE_VARIABLE: str(file)}, is_bound=True)
+        return watch.wait()
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -350,6 +391,7 @@ def main(arguments: Sequence[str]) -> int:
         if not program:
             raise LaunchError("name a program: bash scripts/launch.sh PROGRAM.py [arguments]")
         command = [program[0], *place_configs(program[1:], caller, Path.cwd())]
+        os.environ.update(with_allocator(os.environ))
         plan = plan_launch(os.environ, caller, count_gpus)
         port = choose_port(os.environ.get("MASTER_PORT"), isinstance(plan, LocalRanks))
         if isinstance(plan, Nodes):

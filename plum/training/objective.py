@@ -9,6 +9,7 @@ from plum.data.sam_feature_cache import SamFeatureCache
 from plum.inputs.bio_labels import Tag
 from plum.losses.losses import bio_accuracy, compute_losses, weighted_sum, with_tags_in_scope
 from plum.losses.mask_losses import focal_of, losses_by_mask, sum_pixels
+from plum.models.batch_plan import tagged_places, take_places
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.segmenters.sam import SegmentAnything
 from plum.structures import IGNORE_INDEX, Batch, GroundedOutput, ImageFeatures, LossTerms
@@ -77,7 +78,9 @@ class Objective(nn.Module):
             if is_warmup and self.pretext_config.queries_per_image:
                 pretext = pretext + self._warmup_loss(output, with_phrases)
             total = total + self.pretext_config.weight * pretext
-        is_answer = (answers.tags != IGNORE_INDEX)[batch.tags != IGNORE_INDEX]
+        is_answer = None
+        if batch is not answers:  # the BIO loss covers more than answers
+            is_answer = take_places(answers.tags, tagged_places(batch).index) != IGNORE_INDEX
         hits, totals = count_tags(output, is_answer)
         return StepResult(total, terms, pretext, hits, totals)
 
@@ -108,12 +111,12 @@ class Objective(nn.Module):
         return self.pretext(images, upscaled, batch, self.pretext_config.token_weight)
 
 
-def count_tags(output: GroundedOutput, is_counted: Tensor) -> tuple[Tensor, Tensor]:
-    """Count correct tags and all tags of the counted ones of A tagged tokens (bool [A]) by class, in the order O, B, I.
+def count_tags(output: GroundedOutput, is_counted: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Count correct tags and all tags of the counted ones of A tagged tokens (bool [A]; None: all) by class: O, B, I.
 
     Without a tagger both are zeros.
     """
     if output.tag_logits is None:
-        nothing = torch.zeros(len(Tag), dtype=torch.long)
+        nothing = torch.zeros(len(Tag), dtype=torch.long, device=output.hidden_states.device)
         return nothing, nothing
     return bio_accuracy(output.tag_logits, output.tag_labels, output.tag_chain, is_counted)

@@ -112,18 +112,24 @@ def start_ranks(config: EngineConfig) -> Ranks:
         torch.cuda.set_device(device)
     if config.kind == "plain":
         if (world_size := os.environ.get("WORLD_SIZE", "1")) != "1":
-            raise ValueError(f"engine.kind: plain runs one process, not {world_size}; use deepspeed")
+            raise ValueError(f"engine.kind: plain runs one process, not {world_size}; use ddp or deepspeed")
         return Ranks(0, 1, device)
-    import deepspeed  # noqa: PLC0415
+    backend, timeout = "nccl" if has_gpu else "gloo", timedelta(minutes=config.timeout_minutes)
+    with contextlib.nullcontext() if "RANK" in os.environ else _single_rank_environment():
+        if config.kind == "ddp":
+            torch.distributed.init_process_group(backend, timeout=timeout)
+        else:
+            _init_deepspeed(backend, timeout)
+    return Ranks(torch.distributed.get_rank(), torch.distributed.get_world_size(), device)
+
+
+def _init_deepspeed(backend: str, timeout: timedelta) -> None:
+    import deepspeed  # noqa: PLC0415  (the other engines must run without it)
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    if not has_gpu:
+    if backend == "gloo":
         _skip_inference_operation()
-    with contextlib.nullcontext() if "RANK" in os.environ else _single_rank_environment():
-        deepspeed.init_distributed(
-            dist_backend="nccl" if has_gpu else "gloo", timeout=timedelta(minutes=config.timeout_minutes)
-        )
-    return Ranks(torch.distributed.get_rank(), torch.distributed.get_world_size(), device)
+    deepspeed.init_distributed(dist_backend=backend, timeout=timeout)
 
 
 def _skip_inference_operation() -> None:

@@ -192,6 +192,7 @@ def fit(
             start_micro_batch=first,
             num_workers=config.engine.num_workers,
             num_micro_batches=count,
+            device=ranks.device,
         )
 
     if ranks.is_main and parts.sam_features is not None:

@@ -1,7 +1,7 @@
 """Atomic checkpoints of a run, each of which records how many ranks wrote it.
 
-A run resumes from the newest one. If another number of ranks wrote it, it is first converted to DeepSpeed's universal
-form.
+A run resumes from the newest one. A DeepSpeed checkpoint that another number of ranks wrote is first converted to
+DeepSpeed's universal form; one that torch alone wrote is read as it is.
 """
 
 import json
@@ -27,6 +27,8 @@ from plum.training.safe_checkpoints import require_plain_content
 logger = logging.getLogger(__name__)
 
 MANIFEST = "checkpoint.json"
+WHOLE_FILE = "plain.pt"
+"""File of a checkpoint that torch alone has written (engines `plain` and `ddp`); any number of ranks can read it."""
 UNIVERSAL_SUFFIX = ".universal"
 """Suffix of the form that any number of ranks can read; see `to_universal`."""
 _PARTIAL_SUFFIX = ".partial"
@@ -270,7 +272,7 @@ def _find_resume_point(checkpoints: RunCheckpoints, cut: UpdateCut) -> ResumePoi
         return None
     require_same_update(checkpoint, cut)
     require_plain_content(checkpoint.folder)
-    is_universal = checkpoint.cut.num_ranks != cut.num_ranks
+    is_universal = checkpoint.cut.num_ranks != cut.num_ranks and not (checkpoint.folder / WHOLE_FILE).is_file()
     return ResumePoint(to_universal(checkpoint.folder) if is_universal else checkpoint.folder, is_universal)
 
 

@@ -16,7 +16,7 @@ import typing
 from collections.abc import Iterator
 from dataclasses import MISSING, Field, asdict, fields, is_dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TextIO
 
@@ -293,10 +293,18 @@ def training_provenance(config: TrainConfig) -> dict[str, object]:
         "commit": _current_commit(),
         "has_local_changes": bool(status.strip()),
         "config_sha256": hashlib.sha256(resolved.encode()).hexdigest(),
-        "packages": {name: version(name) for name in _PACKAGES},
+        "packages": {name: _find_version(name) for name in _PACKAGES},
         "python": platform.python_version(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
     }
+
+
+def _find_version(package: str) -> str | None:
+    """Return the version of a package; None if it is not installed, as DeepSpeed need not be."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _current_commit() -> str:

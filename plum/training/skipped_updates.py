@@ -6,6 +6,7 @@ Each is reported with its samples; several in a row end the run.
 import logging
 
 import torch.distributed
+from torch import Tensor
 
 from plum.structures import Batch
 from plum.training.ranks import Ranks
@@ -26,12 +27,12 @@ class SkippedUpdates:
         self.ranks = ranks
         self.num_in_row = 0
         self._samples: list[str] = []
-        self._suspects: list[str] = []
+        self._micro_batches: list[tuple[Tensor, tuple[str, ...]]] = []
 
-    def add(self, batch: Batch, is_finite: bool) -> None:
-        """Note the samples of a micro-batch, and whether its loss was finite."""
+    def add(self, batch: Batch, is_finite: Tensor) -> None:
+        """Note the samples of a micro-batch, and whether its loss was finite, bool []; read after a skipped update."""
         self._samples += batch.sample_ids
-        self._suspects += () if is_finite else batch.sample_ids
+        self._micro_batches.append((is_finite, batch.sample_ids))
 
     def end_update(self, update: int, was_skipped: bool) -> None:
         """Close an update. Collective if it was skipped, on which all ranks agree.
@@ -48,11 +49,12 @@ class SkippedUpdates:
                     "(stop_after_skipped). Lower the learning rate, or check these samples' images and masks"
                 )
             logger.warning("update %d was skipped: %s", update, reason)
-        self._samples, self._suspects = [], []
+        self._samples, self._micro_batches = [], []
 
     def _describe(self) -> str:
         """Name the micro-batches whose loss was not finite, on any rank; if only gradients were not, name all."""
-        suspects = self._gather(self._suspects)
+        own = [name for is_finite, names in self._micro_batches if not bool(is_finite) for name in names]
+        suspects = self._gather(own)
         if any(suspects):
             return "loss is not finite, " + _by_rank(suspects)
         return "gradient is not finite, " + _by_rank(self._gather(self._samples))

@@ -14,6 +14,7 @@ import torch.distributed
 from torch import Tensor
 
 from partonomy.files import convert_json, parse_json, write_text_atomically
+from plum.inputs.bio_labels import Tag
 from plum.structures import LossTerms
 from plum.training.objective import StepResult
 from plum.training.trackers import TrackerService, open_trackers
@@ -24,14 +25,11 @@ class RunningTerms:
     """Sums of losses, tag counts and tokens over micro-batches, averaged or added up over ranks when read.
 
     Micro-batches without a finite loss are left out of the means, so that these stay finite; their updates are counted
-    instead.
+    instead. The sums stay on the device of the losses until they are read, so that the host does not wait for them.
     """
 
     names: tuple[str, ...] = ("total", *(f.name for f in fields(LossTerms)), "part_pretext")
     sums: Tensor = field(init=False)
-    hits: Tensor = field(init=False)
-    totals: Tensor = field(init=False)
-    micro_batches: int = 0
     updates: int = 0
     updates_skipped: int = 0
     tokens: int = 0
@@ -41,10 +39,7 @@ class RunningTerms:
 
     def reset(self) -> None:
         """Forget everything."""
-        self.sums = torch.zeros(len(self.names), dtype=torch.float64)
-        self.hits = torch.zeros(3, dtype=torch.float64)
-        self.totals = torch.zeros(3, dtype=torch.float64)
-        self.micro_batches = 0
+        self.sums = torch.zeros(len(self.names) + 2 * len(Tag) + 1, dtype=torch.float64)
         self.updates = 0
         self.updates_skipped = 0
         self.tokens = 0
@@ -57,13 +52,12 @@ class RunningTerms:
             num_tokens: positions of its sequences, image tokens included and padding left out.
         """
         self.tokens += num_tokens
-        if not bool(torch.isfinite(result.total.detach())):
-            return
-        values = [result.total, *(getattr(result.terms, f.name) for f in fields(LossTerms)), result.part_pretext]
-        self.sums += torch.tensor([0.0 if value is None else float(value.detach()) for value in values])
-        self.hits += result.tag_hits.cpu()
-        self.totals += result.tag_totals.cpu()
-        self.micro_batches += 1
+        total = result.total.detach()
+        values = [total, *(getattr(result.terms, f.name) for f in fields(LossTerms)), result.part_pretext]
+        nothing, one = total.new_zeros(()), total.new_ones(1, dtype=torch.float64)
+        losses = torch.stack([nothing if value is None else value.detach().float() for value in values])
+        found = torch.cat([losses.double(), result.tag_hits.double(), result.tag_totals.double(), one])
+        self.sums = self.sums.to(total.device) + torch.where(torch.isfinite(total), found, 0.0)
 
     def end_update(self, *, was_skipped: bool) -> None:
         """Count an update."""
@@ -77,8 +71,7 @@ class RunningTerms:
             `loss_*` (left out if no micro-batch had a finite loss), `accuracy_*`, `updates_skipped`, and `tokens`, the
             number of tokens of all ranks.
         """
-        counts = torch.tensor([float(self.micro_batches), float(self.tokens)], dtype=torch.float64)
-        packed = torch.cat([self.sums, self.hits, self.totals, counts]).to(device)
+        packed = torch.cat([self.sums.to(device), torch.tensor([self.tokens], dtype=torch.float64, device=device)])
         if torch.distributed.is_initialized():
             torch.distributed.all_reduce(packed)
         sums, hits, totals, count, tokens = packed.cpu().split([len(self.names), 3, 3, 1, 1])

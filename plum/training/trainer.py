@@ -9,6 +9,7 @@ from dataclasses import asdict
 import torch
 
 from partonomy.progress import Progress, progress
+from plum.models.batch_plan import count_tokens
 from plum.structures import Batch
 from plum.train_config import TrainConfig
 from plum.training.engine import Engine
@@ -115,8 +116,7 @@ class Trainer:
         running, since = RunningTerms(), time.perf_counter()
         for micro_batch, batch in enumerate(self.make_batches(first, total - first), start=first):
             rate = self.engine.learning_rate
-            num_tokens = int(batch.attention_mask.sum())  # before the batch goes to the device, so nothing waits
-            running.add(self.run_micro_batch(micro_batch, batch), num_tokens)
+            running.add(self.run_micro_batch(micro_batch, batch), count_tokens(batch))
             if (micro_batch + 1) % accumulation:
                 continue
             update = self.engine.num_updates_done
@@ -149,11 +149,11 @@ class Trainer:
         pretext = self.config.part_pretext
         is_warmup = pretext is not None and self.engine.num_updates_done < pretext.warmup_updates
         result = self.engine.forward(batch.to(ranks.device), is_warmup)
-        is_finite = bool(torch.isfinite(result.total.detach()))
+        is_finite = torch.isfinite(result.total.detach())
         self.skipped.add(batch, is_finite)
         # The gradients tell all ranks, which then skip the update together. An infinite loss may have finite gradients,
-        # hence the factor.
-        self.engine.backward(result.total if is_finite else result.total * float("nan"))
+        # hence the factor, 1 or NaN. It stays on the device, so the host does not wait for the loss.
+        self.engine.backward(result.total * torch.where(is_finite, 1.0, torch.nan))
         self.engine.step()
         return result
 

@@ -113,6 +113,7 @@ class HeldOutImages:
             start_micro_batch=0,
             num_workers=0,
             num_micro_batches=self.num_micro_batches,
+            device=self.ranks.device,
         )
 
     def _score(self, batch: Batch) -> Tensor:

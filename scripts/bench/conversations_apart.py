@@ -76,7 +76,7 @@ class LanguageStep:
 def _arranged(backbone: Backbone, way: Way) -> Iterator[None]:
     """Let whatever asks for shared states get those of conversations apart, or not."""
     if way == "apart":
-        backbone.shared_hidden_states = backbone.hidden_states  # type: ignore[method-assign]
+        backbone.shared_hidden_states = lambda *given: backbone.hidden_states(*given[:4])  # type: ignore[method-assign]
     try:
         yield
     finally:

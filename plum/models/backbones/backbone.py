@@ -21,7 +21,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, Cache, Dyna
 
 from partonomy.models.finite_values import LogitsWatch
 from plum.config import SpecialTokensConfig
-from plum.models.backbones.shared_beginnings import SequencePass, lay_out
+from plum.constants import constant
+from plum.models.backbones.shared_beginnings import SequenceLayout, SequencePass, lay_out
 from plum.structures import ConversationImages, ImageTokens, Pixels
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
@@ -159,7 +160,11 @@ class Backbone(nn.Module, ABC):
             ValueError: the number of placeholders in a conversation differs from its images' number of tokens.
         """
         self._check_image_tokens(input_ids, shown)
-        return self._merge(input_ids, shown, image_tokens)
+        embeddings = self.embed_text(input_ids)
+        if len(image_tokens) == 0:
+            return embeddings
+        patches = shown.take_tokens(image_tokens.values).to(embeddings.dtype)
+        return embeddings.masked_scatter((input_ids == self.special_tokens.image)[..., None], patches)
 
     def _check_image_tokens(self, input_ids: Tensor, shown: ConversationImages) -> None:
         found = (input_ids == self.special_tokens.image).sum(1)  # [N]
@@ -170,14 +175,6 @@ class Backbone(nn.Module, ABC):
                 f"conversation {row} of the batch has {int(found[row])} <image> tokens and needs "
                 f"{int(expected[row])}: expand each <image> to its image's number of ids before the model"
             )
-
-    def _merge(self, input_ids: Tensor, shown: ConversationImages, image_tokens: ImageTokens) -> Tensor:
-        """Embed rows whose image placeholders have been checked."""
-        embeddings = self.embed_text(input_ids)
-        if len(image_tokens) == 0:
-            return embeddings
-        patches = shown.take_tokens(image_tokens.values).to(embeddings.dtype)
-        return embeddings.masked_scatter((input_ids == self.special_tokens.image)[..., None], patches)
 
     def embed_text(self, input_ids: Tensor) -> Tensor:
         """Embed token ids of any shape [...] as [..., D]."""
@@ -239,52 +236,71 @@ class Backbone(nn.Module, ABC):
         embeddings = self.embed(input_ids, shown, image_tokens)
         positions = shown.positions_of(input_ids)
         named = {} if positions is None else {"position_ids": positions}
-        return self._run_rows(embeddings, input_ids, shown, image_tokens, named)
+        with self.injecting(self.find_injection(input_ids, shown, image_tokens)):
+            return self._run_decoder(embeddings, named, self._added(input_ids, shown, image_tokens))
 
     def shared_hidden_states(
-        self, input_ids: Tensor, attention_mask: Tensor, shown: ConversationImages, image_tokens: ImageTokens
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        shown: ConversationImages,
+        image_tokens: ImageTokens,
+        layout: SequenceLayout | None = None,
     ) -> Tensor:
         """Return the states of `hidden_states`, computing the common prefix of conversations about one image only once.
 
         Sequences of similar length run together; see `plum.models.backbones.shared_beginnings`. In a guided model, only
         conversations with the same first prompt share a prefix.
 
+        Args:
+            input_ids: as `hidden_states`.
+            attention_mask: as `hidden_states`.
+            shown: as `hidden_states`.
+            image_tokens: as `hidden_states`.
+            layout: of these conversations, made by the collator, which has checked them; None: it is made here, and the
+                host waits for the device.
+
         Raises:
             ValueError: as `hidden_states`.
         """
-        _check_padding(attention_mask)
-        self._check_image_tokens(input_ids, shown)
-        tokens = self.special_tokens
-        is_guided = self.is_guided and len(image_tokens) > 0
-        if is_guided:
-            require_prompt_ends(shown)
-        layout = lay_out(input_ids, attention_mask, shown, tokens.image, tokens.pad, by_prompt=is_guided)
+        if layout is None:
+            layout = self._lay_out(input_ids, attention_mask, shown, has_images=len(image_tokens) > 0)
         states = [self._run_pass(one, image_tokens).flatten(0, 1) for one in layout.passes]
         return torch.cat(states)[layout.places]
 
+    def _lay_out(
+        self, input_ids: Tensor, attention_mask: Tensor, shown: ConversationImages, *, has_images: bool
+    ) -> SequenceLayout:
+        _check_padding(attention_mask)
+        self._check_image_tokens(input_ids, shown)
+        tokens = self.special_tokens
+        is_guided = self.is_guided and has_images
+        if is_guided:
+            require_prompt_ends(shown)
+        return lay_out(input_ids, attention_mask, shown, tokens.image, tokens.pad, by_prompt=is_guided)
+
     def _run_pass(self, sequences: SequencePass, image_tokens: ImageTokens) -> Tensor:
         """Return states [G, L, D] of sequences."""
-        embeddings = self._merge(sequences.input_ids, sequences.shown, image_tokens)
+        embeddings = self.embed_text(sequences.input_ids)
+        added = None
+        if len(image_tokens) > 0:
+            embeddings = sequences.merge(embeddings, image_tokens.values)
+            if image_tokens.layers is not None:
+                _, images, numbers = sequences.patches
+                is_image = sequences.input_ids == self.special_tokens.image
+                added = AddedFeatures(is_image, image_tokens.layers[images, numbers])
         named = {}
         if sequences.is_branched:  # transformers uses a 4-D mask unchanged
             named["attention_mask"] = sequences.attention_mask(embeddings.dtype)
         if sequences.is_branched or sequences.positions.ndim == 3:
             named["position_ids"] = sequences.positions
-        return self._run_rows(embeddings, sequences.input_ids, sequences.shown, image_tokens, named)
+        with self.injecting(self.find_injection(sequences.input_ids, sequences.shown, image_tokens)):
+            return self._run_decoder(embeddings, named, added)
 
-    def _run_rows(
-        self,
-        embeddings: Tensor,
-        input_ids: Tensor,
-        shown: ConversationImages,
-        image_tokens: ImageTokens,
-        named: dict[str, Tensor],
-    ) -> Tensor:
-        """Run the decoder over rows of embeddings [N, T, D] whose images it may read again."""
-        added = self._added(input_ids, shown, image_tokens)
+    def _run_decoder(self, embeddings: Tensor, named: dict[str, Tensor], added: "AddedFeatures | None") -> Tensor:
+        """Run the stock decoder over rows of embeddings [N, T, D]."""
         others = {} if added is None else added.arguments()
-        with self.injecting(self.find_injection(input_ids, shown, image_tokens)):
-            return self.decoder(inputs_embeds=embeddings, use_cache=False, **named, **others).last_hidden_state
+        return self.decoder(inputs_embeds=embeddings, use_cache=False, **named, **others).last_hidden_state
 
     def _added(self, input_ids: Tensor, shown: ConversationImages, image_tokens: ImageTokens) -> "AddedFeatures | None":
         if image_tokens.layers is None or len(image_tokens) == 0:
@@ -300,7 +316,7 @@ class Backbone(nn.Module, ABC):
         suppressed = self.special_tokens.suppressed
         if not suppressed:
             return logits
-        return logits.index_fill(-1, torch.tensor(suppressed, device=logits.device), float("-inf"))
+        return logits.index_fill(-1, constant(tuple(suppressed), logits.device), float("-inf"))
 
     @torch.no_grad()
     def generate(

@@ -54,6 +54,7 @@ class SequencePass:
     branches: number of each token's conversation in its sequence, from 1; or BEGINNING, or PADDING
     shown: the images of each of the G sequences
     is_branched: some sequence holds several conversations; stored here to avoid a device synchronisation
+    patches: LongTensor [3, tokens], of each image token its place g * L + l, its image, and its place in the image
     """
 
     input_ids: Tensor
@@ -61,6 +62,7 @@ class SequencePass:
     branches: Tensor
     shown: ConversationImages
     is_branched: bool
+    patches: Tensor
 
     def to(self, device: torch.device) -> "SequencePass":
         """Move to a device."""
@@ -70,7 +72,17 @@ class SequencePass:
             self.branches.to(device),
             self.shown.to(device),
             self.is_branched,
+            self.patches.to(device),
         )
+
+    def merge(self, embeddings: Tensor, image_tokens: Tensor) -> Tensor:
+        """Replace `<image>` in embeddings [G, L, D] with image tokens [B, n, D].
+
+        The places are known, so that neither this nor its backward pass has to look for `<image>` on the device.
+        """
+        places, images, numbers = self.patches
+        patches = image_tokens[images, numbers].to(embeddings.dtype)
+        return embeddings.flatten(0, 1).index_put((places,), patches).view_as(embeddings)
 
     def is_visible(self) -> Tensor:
         """Return which tokens (last dimension) each token attends to, bool [G, L, L].
@@ -124,6 +136,7 @@ class _Rows:
     image_lengths: tuple[int, ...]
     prompt_ends: np.ndarray | None
     positions: np.ndarray | None
+    image_token: int
 
     def positions_of(self, row: int, start: int, end: int) -> np.ndarray:
         """Return the positions of a conversation's tokens, [end - start] or [axes, end - start]."""
@@ -174,6 +187,7 @@ def lay_out(
         shown.lengths,
         shown.prompt_ends.cpu().numpy() if by_prompt and shown.prompt_ends is not None else None,
         None if shown.positions is None else shown.positions[..., : input_ids.shape[1]].cpu().numpy(),
+        image_token,
     )
     sequences = _find_sequences(rows, image_token)
     places = np.zeros(rows.ids.shape, dtype=np.int64)
@@ -234,12 +248,34 @@ def _fill_pass(
             places[row, common:length] = start + np.arange(begin, end)
             places[row, length:] = places[row, length - 1]  # not one token for all: gradients add up per token
     first_rows = [sequence.rows[0] for sequence in group]
+    images = rows.images[first_rows]
     # A sequence begins with the first prompt of all its conversations, so positions in it are those of the first.
     ends = None if rows.prompt_ends is None else torch.from_numpy(rows.prompt_ends[first_rows])
     return SequencePass(
         torch.from_numpy(input_ids),
         torch.from_numpy(positions),
         torch.from_numpy(branches),
-        ConversationImages(torch.from_numpy(rows.images[first_rows]), rows.image_lengths, ends),
+        ConversationImages(torch.from_numpy(images), rows.image_lengths, ends),
         is_branched=any(len(sequence.rows) > 1 for sequence in group),
+        patches=torch.from_numpy(_number_patches(input_ids == rows.image_token, images, rows.image_lengths)),
     )
+
+
+def _number_patches(is_patch: np.ndarray, images: np.ndarray, lengths: Sequence[int]) -> np.ndarray:
+    """Number the image tokens of sequences; see `SequencePass.patches`.
+
+    Args:
+        is_patch: bool [G, L], where `<image>` is.
+        images: [G, I], the images of each sequence, TEXT_ONLY after its last one.
+        lengths: number of tokens of each image.
+
+    Raises:
+        ValueError: there are fewer or more `<image>` than tokens of images.
+    """
+    shown = images[images != TEXT_ONLY]
+    counts = [lengths[image] for image in shown]
+    numbers = np.concatenate([np.zeros(0, dtype=np.int64), *(np.arange(count) for count in counts)])
+    places = np.flatnonzero(is_patch & (images[:, :1] != TEXT_ONLY))
+    if len(places) != len(numbers):
+        raise ValueError(f"{len(places)} <image> tokens stand for images of {len(numbers)} tokens")
+    return np.stack([places, np.repeat(shown, counts), numbers])

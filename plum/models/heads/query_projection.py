@@ -6,15 +6,17 @@ The states of a span's tokens are gathered, projected one by one and averaged.
 import torch
 from torch import Tensor, nn
 
+from plum.models.batch_plan import span_plan
 from plum.structures import SpanBounds
 
 
-def gather_span_tokens(states: Tensor, spans: SpanBounds) -> tuple[Tensor, Tensor]:
+def gather_span_tokens(states: Tensor, spans: SpanBounds, longest: int | None = None) -> tuple[Tensor, Tensor]:
     """Gather every span's token states, padded to the longest span.
 
     Args:
         states: [N, T, D].
         spans: M token ranges, M > 0.
+        longest: L, tokens of the longest span; None: as their plan says.
 
     Returns:
         States [M, L, D] (padding repeats a span's last token) and a bool mask [M, L], True on real tokens.
@@ -23,11 +25,7 @@ def gather_span_tokens(states: Tensor, spans: SpanBounds) -> tuple[Tensor, Tenso
         ValueError: a span is empty.
     """
     lengths = spans.end - spans.start  # [M]
-    longest = int(lengths.max())
-    if int(lengths.min()) < 1:
-        row = int(lengths.argmin())
-        raise ValueError(f"span {row} of the batch is empty: [{int(spans.start[row])}, {int(spans.end[row])})")
-    offsets = torch.arange(longest, device=states.device)  # [L]
+    offsets = torch.arange(longest or span_plan(spans).longest, device=states.device)  # [L]
     positions = torch.minimum(spans.start[:, None] + offsets, spans.end[:, None] - 1)  # [M, L]
     return states[spans.conversation[:, None], positions], offsets < lengths[:, None]
 

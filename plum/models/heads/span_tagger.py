@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from plum.config import TagScheme
 from plum.inputs.bio_labels import number_of_classes
+from plum.models.batch_plan import find_places, take_places
 from plum.models.heads.crf import LinearChainCrf, best_classes, log_marginals
-from plum.structures import TEXT_ONLY, ConversationImages, TagChain
+from plum.structures import TEXT_ONLY, ConversationImages, TagChain, TokenPlaces
 
 
 class ImageCrossAttention(nn.Module):
@@ -97,7 +98,7 @@ class SpanTagger(nn.Module):
         self,
         hidden_states: Tensor,
         attention_mask: Tensor,
-        is_read: Tensor | None = None,
+        is_read: Tensor | TokenPlaces | None = None,
         shown: ConversationImages | None = None,
         image_tokens: Tensor | None = None,
     ) -> Tensor:
@@ -106,7 +107,8 @@ class SpanTagger(nn.Module):
         Args:
             hidden_states: [N, T, D].
             attention_mask: [N, T], 1 on real tokens; sequences are right-padded.
-            is_read: bool [N, T], tokens to tag (the loss needs only answers, a tenth of a conversation); None: all.
+            is_read: tokens to tag (the loss needs only answers, a tenth of a conversation), bool [N, T] or their
+                places; None: all.
             shown: the images of the N conversations; required by cross-attention.
             image_tokens: [B, image tokens, D]; required by cross-attention.
 
@@ -114,14 +116,17 @@ class SpanTagger(nn.Module):
             Logits [A, C] of the A tokens in `is_read`, sorted by conversation, then position; [N, T, C] for all tokens.
         """
         states = hidden_states if self.is_block_first else self.mlp(hidden_states)
-        if is_read is None:
+        places = find_places(is_read) if isinstance(is_read, Tensor) else is_read
+        if places is None:
             states = states if self.block is None else self._attend_everywhere(states, attention_mask)
+        elif self.block is None:
+            states = take_places(states, places.index)
         else:
-            states = states[is_read] if self.block is None else self._attend(states, attention_mask, is_read)
+            states = self._attend(states, attention_mask, places)
         if self.cross_attention is not None:
             assert shown is not None, "cross-attention needs the images of each conversation"
             assert image_tokens is not None, "cross-attention needs image tokens"
-            states = self._attend_to_images(states, is_read, shown, image_tokens)
+            states = self._attend_to_images(states, places, shown, image_tokens)
         return self.classifier(self.mlp(states) if self.is_block_first else states)
 
     def _attend_everywhere(self, states: Tensor, attention_mask: Tensor) -> Tensor:
@@ -134,47 +139,38 @@ class SpanTagger(nn.Module):
             return self.block(states, src_mask=future, is_causal=True)
         return self.block(states, src_key_padding_mask=attention_mask == 0)
 
-    def _attend(self, states: Tensor, attention_mask: Tensor, is_read: Tensor) -> Tensor:
+    def _attend(self, states: Tensor, attention_mask: Tensor, read: TokenPlaces) -> Tensor:
         """Run the encoder block for some tokens, with the same context as in the whole block; returns states [A, D]."""
         block = self.block
         assert block is not None
         assert not block.norm_first, "the block normalises after each of its two parts"
-        if not bool(is_read.any()):
-            return states[is_read]
-        # Tokens to tag come first, in order.
-        is_query = _is_query(is_read)
-        places = is_read.int().argsort(dim=1, descending=True, stable=True)[:, : is_query.shape[1]]  # [N, Q]
-        queries = states.gather(1, places[..., None].expand(-1, -1, states.shape[-1]))
+        if len(read.index) == 0:
+            return take_places(states, read.index)
+        queries = states.gather(1, read.queries[..., None].expand(-1, -1, states.shape[-1]))
         order = torch.arange(states.shape[1], device=states.device)
         masks: dict[str, Tensor] = {"key_padding_mask": attention_mask == 0}
         if self.context == "causal":
-            is_later = order > places[..., None]  # [N, Q, T]
+            is_later = order > read.queries[..., None]  # [N, Q, T]
             masks = {"attn_mask": is_later.repeat_interleave(block.self_attn.num_heads, 0)}
         attended = block.self_attn(queries, states, states, need_weights=False, **masks)[0]
-        read = block.norm1(queries[is_query] + block.dropout1(attended[is_query]))
-        return block.norm2(read + block._ff_block(read))
+        own, found = (take_places(each, read.query_index) for each in (queries, attended))
+        tokens = block.norm1(own + block.dropout1(found))
+        return block.norm2(tokens + block._ff_block(tokens))
 
     def _attend_to_images(
-        self, states: Tensor, is_read: Tensor | None, shown: ConversationImages, image_tokens: Tensor
+        self, states: Tensor, read: TokenPlaces | None, shown: ConversationImages, image_tokens: Tensor
     ) -> Tensor:
-        """Run cross-attention over states [N, T, D], or [A, D] of the tokens in `is_read`; returns the same shape."""
+        """Run cross-attention over states [N, T, D], or [A, D] of the tokens in `read`; returns the same shape."""
         assert self.cross_attention is not None
-        if is_read is None:
+        if read is None:
             return self.cross_attention(states, shown, image_tokens)
         if len(states) == 0:  # no fused attention is asked for nothing
             return states
-        is_query = _is_query(is_read)
-        queries = states.new_zeros(*is_query.shape, states.shape[-1]).index_put(is_query.nonzero(as_tuple=True), states)
-        return self.cross_attention(queries, shown, image_tokens)[is_query]
-
-
-def _is_query(is_read: Tensor) -> Tensor:
-    """Return which places hold a token when each conversation's tokens to tag come first.
-
-    bool [N, Q]; Q is the largest number of tokens in a conversation.
-    """
-    counts = is_read.sum(1)  # [N]
-    return torch.arange(int(counts.max()), device=is_read.device) < counts[:, None]
+        num_rows, num_queries = read.queries.shape
+        nowhere = states.new_zeros(num_rows * num_queries, states.shape[-1])
+        queries = nowhere.index_put((read.query_index,), states)
+        attended = self.cross_attention(queries.unflatten(0, (num_rows, -1)), shown, image_tokens)
+        return take_places(attended, read.query_index)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,9 @@ from torch import Tensor
 
 from plum.models.backbones.backbone import Backbone
 from plum.models.backbones.lora import adapters_off
-from plum.structures import Batch, ConversationImages, ImageTokens, SpanBounds
+from plum.models.backbones.shared_beginnings import SequenceLayout
+from plum.models.batch_plan import span_plan, teacher_layout
+from plum.structures import Batch, ConversationImages, ImageTokens
 
 
 @torch.no_grad()
@@ -22,28 +24,14 @@ def span_teacher_states(backbone: Backbone, batch: Batch, image_tokens: ImageTok
     num_rows, length = batch.input_ids.shape
     if len(batch.spans) == 0:
         return image_tokens.values.new_zeros(num_rows, length, image_tokens.values.shape[-1])
-    rows, is_needed = find_constrained(batch.spans)
+    plan = span_plan(batch.spans)
+    rows, is_needed = plan.constrained, plan.is_constrained
     longest = is_needed.shape[1]
     text = (batch.input_ids[rows, :longest], is_needed.long(), batch.shown[rows])
-    found = teacher_states(backbone, *text, image_tokens)  # [R, longest, D]
+    found = teacher_states(backbone, *text, image_tokens, layout=teacher_layout(batch))  # [R, longest, D]
     states = found.new_zeros(num_rows, length, found.shape[-1])
     states[rows, :longest] = found.masked_fill(~is_needed[..., None], 0)
     return states
-
-
-def find_constrained(spans: SpanBounds) -> tuple[Tensor, Tensor]:
-    """Return which tokens the teacher has to process.
-
-    Args:
-        spans: one or more.
-
-    Returns:
-        Conversations with spans [R], and which of their tokens lie before the end of their last span, bool
-        [R, longest].
-    """
-    rows, row_of_span = spans.conversation.unique(return_inverse=True)
-    ends = torch.zeros_like(rows).scatter_reduce(0, row_of_span, spans.end, "amax")
-    return rows, torch.arange(int(ends.max()), device=ends.device) < ends[:, None]
 
 
 @torch.no_grad()
@@ -53,8 +41,10 @@ def teacher_states(
     attention_mask: Tensor,
     shown: ConversationImages,
     image_tokens: ImageTokens,
+    *,
+    layout: SequenceLayout | None = None,
 ) -> Tensor:
-    """Return the states [N, T, D] of the network without its adapters; see `Backbone.hidden_states`.
+    """Return the states [N, T, D] of the network without its adapters; see `Backbone.shared_hidden_states`.
 
     Raises:
         ValueError: there are no adapters, so the network would be its own teacher.
@@ -62,4 +52,4 @@ def teacher_states(
     if backbone.network is backbone.stock:
         raise ValueError("the model has no adapters, so it has no teacher: set losses.kl to 0, or model.lora")
     with adapters_off(backbone.network):
-        return backbone.shared_hidden_states(input_ids, attention_mask, shown, image_tokens)
+        return backbone.shared_hidden_states(input_ids, attention_mask, shown, image_tokens, layout)

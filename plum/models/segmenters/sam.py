@@ -6,7 +6,7 @@ The prompt encoder and the mask decoder run in fewer, larger operations; paramet
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,6 @@ from plum.models.segmenters.sam_modules import (
     TwoWayAttention,
     TwoWayAttentionBlock,
     TwoWayTransformer,
-    get_rel_pos,
 )
 from plum.models.segmenters.segmenter import Segmenter
 from plum.structures import ImageEmbeddings
@@ -32,6 +31,9 @@ NUM_MULTIMASK_OUTPUTS = 3
 IOU_HEAD_DEPTH = 3
 MAX_TOKENS_OF_ALL_HEADS = 1024
 """Grids of up to this many tokens, mainly windows, attend with all heads at once."""
+UNBIASED_DEVICES = ("cuda",)
+"""Devices on which larger grids attend without a bias. On the CPU, head by head with a bias is quicker
+(docs/LOG.md)."""
 
 
 def takes_over_from_image(num_vectors: int, internal_dim: int) -> bool:
@@ -177,9 +179,11 @@ def stock_layers(sam: nn.Module) -> Iterator[None]:
 
 
 class FusedAttention(Attention):
-    """SAM's image attention by scaled_dot_product_attention, with the decomposed relative positions as its bias.
+    """SAM's image attention by scaled_dot_product_attention, with the decomposed relative positions.
 
-    Parameters and results are segment_anything's, without its separate softmax and product over [h * w, h * w].
+    Parameters and results are segment_anything's, without its separate softmax and product over [h * w, h * w]. On the
+    CPU, and in windows, the positions are the attention's bias. On a GPU, whole images attend with all heads at once
+    and without a bias, which would rule out flash attention; see `_attend_unbiased`.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -194,25 +198,73 @@ class FusedAttention(Attention):
         batch, height, width, _ = x.shape
         num_tokens = height * width
         qkv = self.qkv(x).view(batch, num_tokens, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
-        # The bias of a whole image is the largest tensor of SAM (16 x 4096 x 4096 in ViT-H): one head at a time.
-        heads = qkv.split(1 if num_tokens > MAX_TOKENS_OF_ALL_HEADS else self.num_heads, dim=2)
-        attended = torch.cat([self._attend(some, (height, width)) for some in heads], dim=1)
+        positions = self._relative_positions(height, width, qkv) if self.use_rel_pos else None
+        is_large = num_tokens > MAX_TOKENS_OF_ALL_HEADS
+        if is_large and positions is not None and x.device.type in UNBIASED_DEVICES:
+            attended = self._attend_unbiased(qkv, positions)
+        else:
+            # The bias of a whole image is the largest tensor of SAM (16 x 4096 x 4096 in ViT-H): one head at a time.
+            heads = qkv.split(1 if is_large else self.num_heads, dim=2)
+            attended = torch.cat([self._attend(some, positions) for some in heads], dim=1)
         return self.proj(attended.transpose(1, 2).reshape(batch, height, width, -1))
 
-    def _attend(self, qkv: Tensor, grid: tuple[int, int]) -> Tensor:
+    def _relative_positions(self, height: int, width: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the encodings of row distances [h, h, d / heads] and column distances [w, w, d / heads]."""
+        tables = ((self.rel_pos_h, height), (self.rel_pos_w, width))
+        rows, columns = (table[_distances(size, like.device)].to(like) for table, size in tables)
+        return rows, columns
+
+    def _attend(self, qkv: Tensor, positions: tuple[Tensor, Tensor] | None) -> Tensor:
         """Attention of some heads: [3, B, some heads, h * w, d / heads] to [B, some heads, h * w, d / heads]."""
         query, key, value = qkv.unbind(0)
-        bias = self._relative_bias(query, *grid) if self.use_rel_pos else None
+        bias = None
+        if positions is not None:
+            by_row, by_column = _position_scores(query, positions)
+            bias = (by_row[..., :, None] + by_column[..., None, :]).flatten(4, 5).flatten(2, 3)
         return functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
 
-    def _relative_bias(self, query: Tensor, height: int, width: int) -> Tensor:
-        """Return the bias [B, some heads, h * w, h * w]: one term per row distance plus one per column distance."""
-        grid = query.unflatten(2, (height, width))  # [B, heads, h, w, d]
-        rows = get_rel_pos(height, height, self.rel_pos_h).to(query)  # [h, h, d]
-        columns = get_rel_pos(width, width, self.rel_pos_w).to(query)  # [w, w, d]
-        by_row = torch.einsum("bnhwd,hkd->bnhwk", grid, rows)
-        by_column = torch.einsum("bnhwd,wkd->bnhwk", grid, columns)
-        return (by_row[..., :, None] + by_column[..., None, :]).flatten(4, 5).flatten(2, 3)
+    def _attend_unbiased(self, qkv: Tensor, positions: tuple[Tensor, Tensor]) -> Tensor:
+        """Return what `_attend` does, without a bias: the positions' scores become channels of queries and keys.
+
+        A query carries its score of each row and each column; a key marks its own row and column with a 1. The product
+        picks and adds the two scores, as the bias would, but within the attention's float32 sums. Values are padded
+        with zeros, since flash attention takes one width for all three.
+        """
+        query, key, value = qkv.unbind(0)
+        scores = [by.flatten(2, 3) for by in _position_scores(query, positions)]  # [B, heads, h * w, h or w]
+        marks = _place_marks(len(positions[0]), len(positions[1]), key.dtype, key.device)
+        wide_query = torch.cat([query * query.shape[-1] ** -0.5, *scores], dim=-1)
+        wide_key = torch.cat([key, marks.expand(*key.shape[:-1], -1)], dim=-1)
+        wide_value = functional.pad(value, (0, marks.shape[-1]))
+        attended = functional.scaled_dot_product_attention(wide_query, wide_key, wide_value, scale=1.0)
+        return attended[..., : value.shape[-1]]
+
+
+def _position_scores(query: Tensor, positions: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return each query's scores of rows [B, heads, h, w, h] and of columns [B, heads, h, w, w]."""
+    rows, columns = positions
+    grid = query.unflatten(2, (len(rows), len(columns)))  # [B, heads, h, w, d]
+    return torch.einsum("bnhwd,hkd->bnhwk", grid, rows), torch.einsum("bnhwd,wkd->bnhwk", grid, columns)
+
+
+@lru_cache(maxsize=64)
+def _distances(size: int, device: torch.device) -> Tensor:
+    """Return the row of a table of relative positions for each pair of places, LongTensor [size, size].
+
+    It is kept on the device. segment_anything makes it on the CPU anew for each call, and the device waits for it.
+    """
+    with torch.inference_mode(False), torch.device("cpu"):
+        places = torch.arange(size)
+        return (places[:, None] - places + size - 1).to(device)
+
+
+@lru_cache(maxsize=16)
+def _place_marks(height: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return a 1 at the row and a 1 at the column of each cell of a grid, [h * w, h + w]."""
+    with torch.inference_mode(False), torch.device("cpu"):
+        rows = torch.eye(height, dtype=dtype)[:, None].expand(height, width, height)
+        columns = torch.eye(width, dtype=dtype)[None].expand(height, width, width)
+        return torch.cat([rows, columns], dim=-1).flatten(0, 1).to(device)
 
 
 class RowwiseMaskDecoder(MaskDecoder):

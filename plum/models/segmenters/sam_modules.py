@@ -26,7 +26,7 @@ _stub_package_without_torchvision()
 
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer  # noqa: E402
 from segment_anything.modeling.common import LayerNorm2d  # noqa: E402
-from segment_anything.modeling.image_encoder import Attention, get_rel_pos  # noqa: E402
+from segment_anything.modeling.image_encoder import Attention  # noqa: E402
 from segment_anything.modeling.sam import Sam  # noqa: E402
 from segment_anything.modeling.transformer import Attention as TwoWayAttention  # noqa: E402
 from segment_anything.modeling.transformer import TwoWayAttentionBlock  # noqa: E402
@@ -41,5 +41,4 @@ __all__ = [
     "TwoWayAttention",
     "TwoWayAttentionBlock",
     "TwoWayTransformer",
-    "get_rel_pos",
 ]

@@ -25,7 +25,7 @@ from plum.inputs.bio_labels import phrase_tokens
 from plum.inputs.conversation import name_images
 from plum.inputs.encoding import EncodedConversation, token_id
 from plum.models.grounded_lmm import GroundedLMM
-from plum.models.heads.query_projection import QueryProjection
+from plum.models.heads.query_projection import QueryProjection, gather_span_tokens, mean_over_tokens
 from plum.models.systems.target_notation import Target, WrittenExchange
 from plum.structures import Exchange, SpanBounds
 
@@ -191,7 +191,11 @@ class SegTokenProjection(QueryProjection):
 
     def forward(self, hidden_states: Tensor, spans: SpanBounds) -> Tensor:
         """Project the states [N, T, D] before M [SEG] tokens (each a span of one token) to queries [M, C]."""
-        return super().forward(hidden_states, replace(spans, start=spans.start - 1, end=spans.start))
+        if len(spans) == 0:
+            return super().forward(hidden_states, spans)
+        before = replace(spans, start=spans.start - 1, end=spans.start)
+        tokens, is_token = gather_span_tokens(hidden_states, before, longest=1)
+        return mean_over_tokens(self.layers(tokens), is_token)
 
 
 def add_seg_token(tokenizer: PreTrainedTokenizerBase) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 import torch
 from torch import Tensor
 
-from plum.data.loader import pack_batch, unpack_batch
+from plum.data.packed_batch import pack_batch, unpack_batch
 from plum.models.tiny import tiny_batch, tiny_model_config
 from plum.structures import TEXT_ONLY, Batch, ConversationImages, SpanBounds
 

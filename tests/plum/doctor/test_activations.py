@@ -22,12 +22,13 @@ from plum.doctor.activations import (
 from plum.doctor.workload import Workload
 from plum.losses.losses import bio_loss, compute_losses, crf_loss, language_loss, span_kl_loss, with_tags_in_scope
 from plum.losses.mask_losses import losses_by_mask, sum_pixels
+from plum.models.batch_plan import find_places, plan_batch, supervised_places
 from plum.models.grounded_lmm import GroundedLMM, supervised_states
 from plum.models.segmenters.mask_resize import resize_matrices, resize_matrix
 from plum.models.systems.registry import build_model
 from plum.models.tiny import TINY_TOKENS, tiny_batch, tiny_model_config
 from plum.models.trainable import set_trainable
-from plum.structures import IGNORE_INDEX, Batch, ImageFeatures, ImageFrame
+from plum.structures import IGNORE_INDEX, Batch, BatchPlan, ImageFeatures, ImageFrame
 from plum.train_config import EngineConfig, LossConfig, TrainableConfig
 from tests.plum.doctor.saved_tensors import measure_saved
 
@@ -73,7 +74,9 @@ class World:
         self.model.to(dtype)
         if is_checkpointed:
             self.model.enable_gradient_checkpointing()
-        self.batch = tiny_batch(self.config, SPANS, torch.Generator().manual_seed(1), per_image)
+        self.batch = plan_batch(tiny_batch(self.config, SPANS, torch.Generator().manual_seed(1), per_image))
+        assert self.batch.plan is not None
+        self.plan: BatchPlan = self.batch.plan
         self.images: ImageFeatures = self.model.encode_images(self.batch.clip_pixels, self.batch.sam_pixels)
         self.states = torch.randn(*self.batch.input_ids.shape, 32, dtype=dtype, requires_grad=True)
         size = dtype.itemsize
@@ -95,16 +98,12 @@ class World:
 
     def _inputs(self) -> list[Tensor]:
         batch: Batch = self.batch
-        spans = (batch.spans.conversation, batch.spans.start, batch.spans.end, batch.spans.image)
+        plan = batch.spans.plan
+        assert plan is not None
         texts = (batch.input_ids, batch.labels, batch.tags, batch.attention_mask, batch.shown.rows)
-        return [
-            *spans,
-            *texts,
-            batch.clip_pixels,
-            batch.sam_pixels,
-            self.images.tokens.values,
-            self.images.embeddings.main,
-        ]
+        places = (self.plan.supervised, plan.order, plan.ranks)
+        images = (batch.clip_pixels, batch.sam_pixels, self.images.tokens.values, self.images.embeddings.main)
+        return [*batch.spans.fields, *texts, *places, *images]
 
     def run_language_model(self) -> Tensor:
         batch = self.batch
@@ -173,9 +172,10 @@ def test_checkpointed_language_model(dtype: torch.dtype, per_image: int, places:
 @pytest.mark.parametrize("lora", [PLAIN, WITH_EMBEDDINGS, None], ids=["frozen", "embeddings", "trained"])
 def test_token_loss(dtype: torch.dtype, lora: LoraConfig | None) -> None:
     world = World(dtype, lora)
+    batch = world.batch
 
     def run() -> Tensor:
-        states, labels = supervised_states(world.states, world.batch.labels)
+        states, labels = supervised_states(world.states, batch.labels, supervised_places(batch))
         return language_loss(world.model.token_logits(states), labels)
 
     expected = token_loss_bytes(world.config.llava.language, world.work, is_trained=world.has_trained_embeddings)
@@ -192,11 +192,15 @@ def test_tagger(dtype: torch.dtype, context: str, order: str, scope: str) -> Non
     batch = with_tags_in_scope(world.batch, scope)  # type: ignore[arg-type]
     is_read = batch.tags != IGNORE_INDEX
 
+    places = find_places(is_read)
+
     def run() -> Tensor:
-        logits = world.model.tag(world.states, batch.attention_mask, is_read)
+        logits = world.model.tag(world.states, batch.attention_mask, places)
+        assert logits is not None
         return bio_loss(logits, batch.tags[is_read], (0.1, 1.0, 1.0))
 
-    measured = measure_saved(run, [*world.model.parameters(), batch.attention_mask, batch.tags, is_read])[0]
+    known = [batch.attention_mask, batch.tags, is_read, *vars(places).values()]
+    measured = measure_saved(run, [*world.model.parameters(), *known])[0]
     assert tagger_bytes(32, tagger, world.work, int(is_read.sum()), 4) == pytest.approx(measured, rel=TOLERANCE)
 
 
@@ -219,17 +223,17 @@ def test_ablation_taggers(dtype: torch.dtype, context: str, changes: dict[str, A
     world = World(dtype, tagger=tagger)
     batch, image_tokens = world.batch, world.images.tokens.values.detach()
     is_read = batch.tags != IGNORE_INDEX
-    losses = LossConfig(kl=0.0, bio_form=form)  # type: ignore[arg-type]
+    losses, places = LossConfig(kl=0.0, bio_form=form), find_places(is_read)  # type: ignore[arg-type]
 
     def run() -> Tensor:
-        logits = world.model.tag(world.states, batch.attention_mask, is_read, batch.shown, image_tokens)
+        logits = world.model.tag(world.states, batch.attention_mask, places, batch.shown, image_tokens)
         chain, tags = world.model.tag_chain(is_read), batch.tags[is_read]
         assert logits is not None
         if chain is not None:
             return crf_loss(logits, tags, chain)
         return bio_loss(logits, tags, losses.bio_class_weights, losses.bio_form)
 
-    known = [batch.attention_mask, batch.tags, batch.shown.rows, is_read, image_tokens]
+    known = [batch.attention_mask, batch.tags, batch.shown.rows, is_read, image_tokens, *vars(places).values()]
     measured = measure_saved(run, [*world.model.parameters(), *known])[0]
     assert tagger_bytes(32, tagger, world.work, int(is_read.sum()), 4) == pytest.approx(measured, rel=TOLERANCE)
 

@@ -1,6 +1,7 @@
 """Weights, gradients and optimizer: counted without weights, equal to what torch and DeepSpeed hold."""
 
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from plum.models.systems.registry import build_model
 from plum.models.tiny import TINY_TOKENS, tiny_batch, tiny_model_config
 from plum.models.trainable import set_trainable
 from plum.train_config import EngineConfig, OptimizerConfig, TrainableConfig
-from plum.training.engine import DeepSpeedEngine, PlainEngine
+from plum.training.engine import DdpEngine, DeepSpeedEngine, PlainEngine
 from plum.training.objective import Objective
 from plum.training.ranks import Ranks, start_ranks
 from tests.plum.doctor.runs import shipped, tiny_run
@@ -44,6 +45,40 @@ def test_one_step_holds_exactly_what_is_counted(kind: str) -> None:
     assert counted.moments == sum(tensor.nbytes for tensor in states) - 4 * len(gradients)
     assert counted.master_weights == 0
     assert counted.num_parameters == sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_ddp_holds_exactly_what_is_counted(precision: Literal["fp32", "bf16"]) -> None:
+    engine_config = EngineConfig(kind="ddp", precision=precision, accumulation=1)
+    config = tiny_run(TINY, engine_config)
+    torch.manual_seed(0)
+    model = build_model(TINY)
+    set_trainable(model, config.trainable)
+    ranks = start_ranks(engine_config)
+    try:
+        engine = DdpEngine(Objective(model, config.losses), engine_config, OptimizerConfig(), 4, ranks)
+        batch = tiny_batch(TINY, (2, 1), torch.Generator().manual_seed(1))
+        counted = count_static_memory(config, 1)
+        for update in range(3):
+            engine.backward(engine.forward(batch).total)
+            gradients = [weight.grad for weight in engine._weights.values() if weight.grad is not None]
+            assert sum(gradient.nbytes for gradient in gradients) == counted.gradients == counted.gradient_buffers
+            buckets = {gradient.untyped_storage().data_ptr() for gradient in gradients}
+            assert len(buckets) == 1, f"update {update}: not in one bucket"
+            engine.step()
+    finally:
+        torch.distributed.destroy_process_group()
+    assert sum(parameter.nbytes for parameter in model.parameters()) == counted.weights
+    own = sum(weight.nbytes for weight in engine._weights.values())
+    assert counted.master_weights == (own if precision == "bf16" else 0)
+    states = [tensor for state in engine._optimizer.state.values() for tensor in state.values() if tensor.numel() > 1]
+    assert 0 <= counted.moments - sum(tensor.nbytes for tensor in states) <= 16, "all but single numbers"
+
+
+def test_a_bucket_is_no_larger_than_what_is_trained() -> None:
+    config = tiny_run(TINY, EngineConfig())
+    counted = count_static_memory(config, 1)
+    assert counted.gradient_buffers == counted.num_trained * (2 + 2 + 4)
 
 
 def test_bfloat16_halves_the_weights() -> None:

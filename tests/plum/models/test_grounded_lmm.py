@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from plum.config import FeedbackConfig, LoraConfig, ModelConfig, TaggerConfig
-from plum.models.grounded_lmm import GroundedLMM, decoding_steps, supervised_states
+from plum.models.batch_plan import decoding_steps, find_supervised
+from plum.models.grounded_lmm import GroundedLMM, supervised_states
 from plum.models.systems.registry import build_model
 from plum.models.tiny import TINY_TOKENS, tiny_batch, tiny_model_config
 from plum.models.trainable import set_trainable
@@ -245,7 +246,7 @@ def test_special_tokens_must_be_set() -> None:
 def test_supervised_states_predict_the_next_label() -> None:
     states = torch.arange(5.0).view(1, 5, 1)
     labels = torch.tensor([[9, IGNORE_INDEX, 7, IGNORE_INDEX, 8]])
-    selected, tokens = supervised_states(states, labels)
+    selected, tokens = supervised_states(states, labels, find_supervised(labels))
     # Label 7 at position 2 is predicted by state 1, label 8 at 4 by state 3; label 9 at 0 has no state before it.
     assert selected[:, 0].tolist() == [1.0, 3.0]
     assert tokens.tolist() == [7, 8]

@@ -15,7 +15,7 @@ import torch
 import plum.checkpoints.store
 import train
 from plum.structures import Batch
-from plum.training.engine import DeepSpeedEngine
+from plum.training.engine import DeepSpeedEngine, Engine, TorchEngine
 from plum.training.objective import StepResult
 from plum.training.run_checkpoints import RunCheckpoints, UpdateCut
 from plum.training.trainer import Trainer
@@ -74,15 +74,19 @@ def kill_in_commit(chance: random.Random, num_checkpoints: int) -> None:
 
 def no_space(chance: random.Random, num_checkpoints: int) -> None:
     """Let no file grow beyond a random size from a random checkpoint on."""
-    save, calls = DeepSpeedEngine.save, _Countdown(chance.randrange(num_checkpoints))
+    calls = _Countdown(chance.randrange(num_checkpoints))
 
-    def save_with_limit(self: DeepSpeedEngine, folder: Path) -> None:
-        if calls.is_over():
-            _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (chance.randrange(1, 50_000), hard))
-        save(self, folder)
+    def limited(save: Callable[[Engine, Path], None]) -> Callable[[Engine, Path], None]:
+        def save_with_limit(self: Engine, folder: Path) -> None:
+            if calls.is_over():
+                _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+                resource.setrlimit(resource.RLIMIT_FSIZE, (chance.randrange(1, 50_000), hard))
+            save(self, folder)
 
-    DeepSpeedEngine.save = save_with_limit  # type: ignore[method-assign]
+        return save_with_limit
+
+    for engine in (DeepSpeedEngine, TorchEngine):
+        engine.save = limited(engine.save)  # type: ignore[assignment,arg-type,method-assign]
 
 
 def kill_in_model(chance: random.Random, num_checkpoints: int) -> None:

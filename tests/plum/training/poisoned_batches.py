@@ -3,6 +3,7 @@
 import itertools
 import sys
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
@@ -64,24 +65,25 @@ def check(config: EngineConfig, ranks: Ranks) -> None:
     assert torch.equal(gathered[0], gathered[1])
     check_message(skipped, collator, ranks)
     if ranks.is_main:
-        sys.stdout.write(f"skipped together in {config.precision}, ZeRO-{config.zero_stage}\n")
+        kind = config.kind if config.kind == "ddp" else f"ZeRO-{config.zero_stage}"
+        sys.stdout.write(f"skipped together in {config.precision}, {kind}\n")
 
 
 def run(engine: Engine, skipped: SkippedUpdates, batch: Batch) -> None:
     """One micro-batch as the trainer does it."""
     total = engine.forward(batch).total
-    is_finite = bool(torch.isfinite(total.detach()))
+    is_finite = torch.isfinite(total.detach())
     skipped.add(batch, is_finite)
-    engine.backward(total if is_finite else total * float("nan"))
+    engine.backward(total * torch.where(is_finite, 1.0, torch.nan))
     engine.step()
 
 
 def check_message(skipped: SkippedUpdates, collator: Collator, ranks: Ranks) -> None:
     """Two skipped updates in a row: every rank stops, and each knows the samples of both."""
     batches = [collate_mixed(collator, 2, rank) for rank in range(2)]  # other samples on each rank
-    skipped.add(batches[ranks.rank], is_finite=ranks.rank == 0)
+    skipped.add(batches[ranks.rank], torch.tensor(ranks.rank == 0))
     skipped.end_update(4, was_skipped=True)
-    skipped.add(batches[ranks.rank], is_finite=True)
+    skipped.add(batches[ranks.rank], torch.tensor(True))
     names = "; ".join(f"rank {rank}, samples {', '.join(batch.sample_ids)}" for rank, batch in enumerate(batches))
     expected = f"^update 5: gradient is not finite, {names}"
     with pytest.raises(FloatingPointError, match=expected):
@@ -96,8 +98,11 @@ def weights(model: GroundedLMM) -> torch.Tensor:
 def main() -> None:
     ranks = start_ranks(EngineConfig())
     base = EngineConfig(micro_batch_size=3, accumulation=2, gradient_checkpointing=False)
-    for precision, stage in itertools.product(("fp32", "bf16"), (1, 2)):
+    precisions: tuple[Literal["fp32", "bf16"], ...] = ("fp32", "bf16")
+    for precision, stage in itertools.product(precisions, (1, 2)):
         check(replace(base, precision=precision, zero_stage=stage), ranks)
+    for precision in precisions:
+        check(replace(base, kind="ddp", precision=precision), ranks)
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 

@@ -129,7 +129,7 @@ def test_an_update_without_a_finite_gradient_is_skipped_and_counts(folder: Path,
 def test_two_ranks_skip_together_and_name_the_samples(tmp_path: Path) -> None:
     program = str(Path(__file__).with_name("poisoned_batches.py"))
     printed = fork_ranks(program, [], num_ranks=2, output=tmp_path / "printed.txt")
-    for setting in ("fp32, ZeRO-1", "fp32, ZeRO-2", "bf16, ZeRO-1", "bf16, ZeRO-2"):
+    for setting in ("fp32, ZeRO-1", "fp32, ZeRO-2", "bf16, ZeRO-1", "bf16, ZeRO-2", "fp32, ddp", "bf16, ddp"):
         assert printed.count(f"skipped together in {setting}") == 1
 
 
@@ -151,7 +151,10 @@ def test_plain_run_under_a_launcher_is_refused(folder: Path, monkeypatch: pytest
 
 def test_deepspeed_owns_accumulation_and_clipping(folder: Path) -> None:
     config = with_engine(make_config(folder, "unused"), "deepspeed", 6, 10)
-    settings = deepspeed_settings(config.engine, OptimizerConfig())
+    settings = deepspeed_settings(config.engine, OptimizerConfig(), num_trained=1000)
+    assert settings["zero_optimization"]["reduce_bucket_size"] == 1000  # type: ignore[index]
+    large = deepspeed_settings(config.engine, OptimizerConfig(), num_trained=10**9)
+    assert large["zero_optimization"]["reduce_bucket_size"] == config.engine.reduce_bucket_size  # type: ignore[index]
     assert settings["gradient_accumulation_steps"] == 10
     assert settings["gradient_clipping"] == 1.0
     assert settings["zero_optimization"]["stage"] == 2  # type: ignore[index]

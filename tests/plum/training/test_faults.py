@@ -1,4 +1,4 @@
-"""Two ranks under ZeRO-2 are hit by faults; the same command then ends as an unhurt run does.
+"""Two ranks under ZeRO-2 or DistributedDataParallel are hit by faults; the same command then ends as an unhurt run.
 
 The real launcher starts the run that is killed with all its ranks, and the one that goes on. The other faults hit
 forked ranks, which cost a tenth; how the launcher ends the others when one rank is killed or fails, `test_launch.py`
@@ -46,13 +46,16 @@ class Fault:
     name: str = ""
     times: int = 0
     is_main_only: bool = False
+    hits_writers: bool = False
 
 
 KILL_STEP = Fault("kill -9 of one rank at a random step", "kill_at_step", NUM_UPDATES * ACCUMULATION)
 KILL_ALL = Fault("kill -9 of all ranks and the launcher")
-KILL_WRITE = Fault("kill -9 while a checkpoint file is written", "kill_in_write", NUM_UPDATES // SAVE_EVERY)
+KILL_WRITE = Fault(
+    "kill -9 while a checkpoint file is written", "kill_in_write", NUM_UPDATES // SAVE_EVERY, hits_writers=True
+)
 KILL_COMMIT = Fault("kill -9 while a checkpoint is committed", "kill_in_commit", NUM_UPDATES // SAVE_EVERY, True)
-NO_SPACE = Fault("no space left for a checkpoint", "no_space", NUM_UPDATES // SAVE_EVERY)
+NO_SPACE = Fault("no space left for a checkpoint", "no_space", NUM_UPDATES // SAVE_EVERY, hits_writers=True)
 KILL_MODEL = Fault("kill -9 while the final model is written", "kill_in_model", is_main_only=True)
 FAULTS = (KILL_STEP, KILL_ALL, KILL_WRITE, KILL_COMMIT, NO_SPACE, KILL_MODEL)
 
@@ -66,12 +69,12 @@ class World:
     table: list[str]
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+@pytest.fixture(scope="module", params=["deepspeed", "ddp"])
+def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("faults")
     write_inputs(folder)
     config = replace(make_config(folder, "unhurt", NUM_UPDATES), save_every=SAVE_EVERY)
-    config = with_engine(config, "deepspeed", 1, ACCUMULATION)
+    config = with_engine(config, request.param, 1, ACCUMULATION)
     train_forked(config, num_ranks=2)
     world = World(folder, config, [])
     yield world
@@ -133,11 +136,12 @@ def _hit(config: TrainConfig, fault: Fault, chance: random.Random) -> None:
         _kill_everything(config, chance)
 
 
-def _choose_hit(fault: Fault, chance: random.Random) -> dict[str, str | int]:
-    """What `faulty_train.py` reads."""
+def _choose_hit(config: TrainConfig, fault: Fault, chance: random.Random) -> dict[str, str | int]:
+    """What `faulty_train.py` reads. Without DeepSpeed, the main rank alone writes checkpoints."""
+    is_main_only = fault.is_main_only or (fault.hits_writers and config.engine.kind == "ddp")
     return {
         "name": fault.name,
-        "rank": 0 if fault.is_main_only else chance.randrange(2),
+        "rank": 0 if is_main_only else chance.randrange(2),
         "seed": chance.randrange(10**6),
         "times": fault.times,
     }
@@ -145,7 +149,7 @@ def _choose_hit(fault: Fault, chance: random.Random) -> dict[str, str | int]:
 
 def _fork_with_fault(config: TrainConfig, fault: Fault, chance: random.Random) -> None:
     """One forked rank kills itself or fails; the other is ended, as the launcher would."""
-    hit, output = _choose_hit(fault, chance), Path(config.run_dir).with_suffix(".log")
+    hit, output = _choose_hit(config, fault, chance), Path(config.run_dir).with_suffix(".log")
     statuses, printed = fork_ranks_to_their_ends(PROGRAM, write_config(config), 2, output, FAULT=json.dumps(hit))
     if fault.name == "no_space":
         assert 1 in statuses, printed[-3000:]
@@ -156,7 +160,7 @@ def _fork_with_fault(config: TrainConfig, fault: Fault, chance: random.Random) -
 
 def _run_with_fault(config: TrainConfig, fault: Fault, chance: random.Random) -> None:
     """One rank is hit; the other must end too, soon and with a bad status."""
-    hit = _choose_hit(fault, chance)
+    hit = _choose_hit(config, fault, chance)
     with launch_process(PROGRAM, write_config(config), 2, FAULT=json.dumps(hit)) as process:
         printed, _ = process.communicate(timeout=SECONDS_TO_END)
     assert process.returncode != 0, printed[-3000:]

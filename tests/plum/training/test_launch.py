@@ -21,6 +21,8 @@ from plum.training.launch import (
     main,
     place_configs,
     plan_launch,
+    run_on_nodes,
+    with_allocator,
 )
 
 VARIABLES = ("CUDA_VISIBLE_DEVICES", "NUM_RANKS", "INCLUDE", "HOSTFILE", "MASTER_PORT", "OMP_NUM_THREADS")
@@ -139,13 +141,49 @@ def test_what_several_nodes_need_is_checked(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(LaunchError, match="names 2 nodes, which needs pdsh: install it"):
         check_nodes(nodes)
-    for name, body in (("pdsh", "exit 0"), ("ssh", 'case "$*" in *node2*) exit 255;; esac')):
+    programs = (("pdsh", "exit 0"), ("deepspeed", "exit 0"))
+    for name, body in (*programs, ("ssh", 'case "$*" in *node2*) exit 255;; esac')):
         (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
         (tmp_path / name).chmod(0o755)
     with pytest.raises(LaunchError, match="hosts.txt: node2 cannot be reached by ssh without a password"):
         check_nodes(nodes)
     (tmp_path / "ssh").write_text("#!/bin/sh\nexit 0\n")
     check_nodes(nodes)
+
+
+def test_ranks_of_other_nodes_get_what_the_runner_would_lose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A runner that writes down the file from which it exports variables, as DeepSpeed's does."""
+    home, programs = tmp_path / "home", tmp_path / "programs"
+    home.mkdir()
+    programs.mkdir()
+    (home / ".deepspeed_env").write_text("OWN=1 = one\n\nTOKENIZERS_PARALLELISM=true\n")
+    (programs / "deepspeed").write_text('#!/bin/sh\ncat "$DS_ENV_FILE" > exported.txt\nexit 3\n')
+    (programs / "deepspeed").chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
+    monkeypatch.setenv("SECRET", "no one's business")
+    monkeypatch.delenv("DS_ENV_FILE", raising=False)
+    for name, value in with_allocator({}).items():
+        monkeypatch.setenv(name, value)
+    handlers = {number: signal.getsignal(number) for number in (2, 15, 1, 10)}
+    try:
+        assert run_on_nodes(Nodes(Path("hosts.txt"), {"node1": 8, "node2": 8}), 29500, ["train.py"]) == 3
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    lines = (tmp_path / "exported.txt").read_text().splitlines()
+    assert "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True" in lines
+    assert "OWN=1 = one" in lines
+    assert [line for line in lines if line.startswith("TOKENIZERS")] == ["TOKENIZERS_PARALLELISM=true"]
+    assert not [line for line in lines if "SECRET" in line or not line]
+
+
+@pytest.mark.parametrize("name", ["PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"])
+def test_the_users_allocator_setting_stays(name: str) -> None:
+    assert with_allocator({name: "max_split_size_mb:64"}) == {name: "max_split_size_mb:64"}
+    assert with_allocator({"A": "b"}) == {"A": "b", "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
 
 
 def test_ports(monkeypatch: pytest.MonkeyPatch) -> None:

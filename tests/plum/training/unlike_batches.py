@@ -1,9 +1,9 @@
 """Launched on two or four ranks: every rank holds another kind of batch, and the reduced gradient is read.
 
-For PLUM, LISA and M2SA, large and small buckets, one micro-batch and ten, ZeRO-2 and ZeRO-1, float32 and bfloat16: the
-gradient that reaches the optimizer is the mean of the ranks' own, which plain autograd computes on a copy of the model
-and which are added here in float64. The learning rate is 0, so that the weights stay and a rank's own gradient of a
-batch is computed once.
+For PLUM, LISA and M2SA, large and small buckets, one micro-batch and ten, ZeRO-2, ZeRO-1 and DistributedDataParallel,
+float32 and bfloat16: the gradient that reaches the optimizer is the mean of the ranks' own, which plain autograd
+computes on a copy of the model and which are added here in float64. The learning rate is 0, so that the weights stay
+and a rank's own gradient of a batch is computed once.
 """
 
 import copy
@@ -26,7 +26,7 @@ from plum.models.tiny import tiny_model_config
 from plum.models.trainable import set_trainable
 from plum.structures import Batch, Exchange, Sample
 from plum.train_config import DataConfig, EngineConfig, LossConfig, OptimizerConfig, SourceConfig, TrainableConfig
-from plum.training.engine import DeepSpeedEngine
+from plum.training.engine import DdpEngine, DeepSpeedEngine, build_engine
 from plum.training.objective import Objective
 from plum.training.ranks import Ranks, start_ranks
 from tests.plum.data.part_world import box_mask
@@ -177,7 +177,7 @@ def read_gradients(parameters: dict[str, nn.Parameter]) -> Tensor:
 
 
 def reduced_gradients(
-    engine: DeepSpeedEngine, batches: dict[str, Batch], update: Sequence[tuple[str, ...]], rank: int
+    engine: DdpEngine | DeepSpeedEngine, batches: dict[str, Batch], update: Sequence[tuple[str, ...]], rank: int
 ) -> Tensor:
     """Run one update, whose micro-batches are of the given kinds by rank; return what the optimizer was given."""
     parameters = trained(engine.objective)
@@ -186,7 +186,12 @@ def reduced_gradients(
         torch.manual_seed(DROPOUT_SEED)
         engine.backward(engine.forward(batches[kinds[rank]]).total)
         if number + 1 == len(update):
-            reduced = read_gradients(parameters)
+            if isinstance(engine, DdpEngine):
+                reduced = torch.cat(
+                    [weight.grad.flatten() for weight in engine._weights.values() if weight.grad is not None]
+                )
+            else:
+                reduced = read_gradients(parameters)
         engine.step()
     return reduced
 
@@ -215,14 +220,16 @@ def check(system: System, config: EngineConfig, own: dict[str, OwnGradients], ra
         AssertionError: a gradient is not the mean, or gradients were handed over in another order.
     """
     objective = copy.deepcopy(system.objective)
-    engine = DeepSpeedEngine(objective, config, OptimizerConfig(learning_rate=0.0), 1000, ranks)
-    arrivals = record_arrivals(trained(objective))
+    engine = build_engine(objective, config, OptimizerConfig(learning_rate=0.0), 1000, ranks)
+    assert isinstance(engine, DdpEngine | DeepSpeedEngine)
+    is_ddp = isinstance(engine, DdpEngine)
+    arrivals = record_arrivals(engine._weights if isinstance(engine, DdpEngine) else trained(objective))
     updates = cut(list(mixtures(ranks.world_size)), config.accumulation)
     for update in updates:
         reduced = reduced_gradients(engine, system.batches, update, ranks.rank)
         wrong = wrong_tensors(trained(objective), reduced, own, update)
         assert not wrong, f"{system.name}, {config}, {update}: {len(wrong)} gradients are not the mean: {wrong[:5]}"
-    order = list(reversed(trained(objective)))
+    order = list(trained(objective)) if is_ddp else list(reversed(trained(objective)))
     assert arrivals == order * (len(updates) * config.accumulation), f"{system.name}, {config}: another order"
     return len(updates)
 
@@ -234,7 +241,7 @@ def cut(kinds: list[tuple[str, ...]], accumulation: int) -> list[tuple[tuple[str
 
 
 def settings(smallest: int, largest: int) -> list[EngineConfig]:
-    """Both stages, both precisions, both sizes of buckets, one micro-batch and ten."""
+    """Both stages, both precisions, both sizes of buckets, one micro-batch and ten; then the same without DeepSpeed."""
     base = EngineConfig(precision="fp32", micro_batch_size=3, accumulation=10, gradient_checkpointing=False)
     stage_2 = [
         replace(base, accumulation=accumulation, reduce_bucket_size=size)
@@ -244,7 +251,11 @@ def settings(smallest: int, largest: int) -> list[EngineConfig]:
         replace(base, reduce_bucket_size=smallest, precision=precision, zero_stage=stage)
         for precision, stage in (("fp32", 1), ("bf16", 2), ("bf16", 1))
     ]
-    return stage_2 + others
+    without = [
+        replace(base, kind="ddp", precision=precision, accumulation=accumulation)
+        for precision, accumulation in (("fp32", 1), ("fp32", 10), ("bf16", 10))
+    ]
+    return stage_2 + others + without
 
 
 def main() -> None:

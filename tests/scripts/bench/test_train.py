@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from plum.config import LanguageConfig, LoraConfig
 from plum.doctor.step_flops import count_step, count_tokens, language_flops, tagger_flops, teacher_flops
 from plum.models.backbones.shared_beginnings import lay_out
-from plum.models.heads.teacher import find_constrained
+from plum.models.batch_plan import find_constrained
 from plum.models.systems.registry import build_model
 from plum.models.tiny import TINY_TOKENS, tiny_batch, tiny_model_config
 from plum.models.trainable import set_trainable

@@ -27,7 +27,8 @@ def lay_out_rows(rows: list[list[int]], images: list[int]) -> SequenceLayout:
     length = max(map(len, rows))
     ids = torch.tensor([[*row, *[PAD] * (length - len(row))] for row in rows])
     mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows])
-    shown = ConversationImages(torch.tensor(images)[:, None], (0,) * (1 + max(images)))
+    found = {image: row.count(IMAGE) for row, image in zip(rows, images, strict=True)}
+    shown = ConversationImages(torch.tensor(images)[:, None], tuple(found.get(i, 0) for i in range(1 + max(images))))
     return lay_out(ids, mask, shown, IMAGE, PAD)
 
 
@@ -42,6 +43,7 @@ def test_layout_by_hand() -> None:
     assert one.positions.tolist() == [[0, 1, 2, 3, 4, 4, 5], [0, 1, 0, 0, 0, 0, 0]]
     assert one.branches.tolist() == [[BEGINNING] * 4 + [1, 2, 2], [BEGINNING] * 2 + [PADDING] * 5]
     assert one.shown.rows.tolist() == [[0], [TEXT_ONLY]]
+    assert one.patches.tolist() == [[1, 2], [0, 0], [0, 1]], "places in the pass, images, places in the image"
     assert layout.places[0, :5].tolist() == [0, 1, 2, 3, 4]
     assert layout.places[1, :2].tolist() == [7, 8]
     assert layout.places[2, :6].tolist() == [0, 1, 2, 3, 5, 6]
@@ -142,7 +144,7 @@ def test_states_losses_and_gradients_are_those_of_conversations_apart(
         assert shared == [(1, 96), (2, 41), (2, 33)]
     else:
         assert shared == [(3, 96), (2, 33)]
-    monkeypatch.setattr(model.llava, "shared_hidden_states", model.llava.hidden_states)
+    monkeypatch.setattr(model.llava, "shared_hidden_states", lambda *given: model.llava.hidden_states(*given[:4]))
     plain, apart = run_step(model, batch)
     assert plain == [(6, 60), (4, 22)]
     assert len(together) == len(apart)

@@ -1,13 +1,19 @@
 """SAM's parts against segment_anything's own."""
 
+import copy
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from plum.config import SamConfig
+from plum.models.segmenters import sam as sam_module
 from plum.models.segmenters.sam import (
     FUSED,
     FusedAttention,
@@ -56,25 +62,89 @@ def test_image_encoder_equals_segment_anything() -> None:
     torch.testing.assert_close(fused, sam.encode_images(pixels).main, atol=1e-4, rtol=0)
 
 
-def test_large_grids_attend_head_by_head(monkeypatch: pytest.MonkeyPatch) -> None:
-    from plum.models.segmenters import sam as module
+def _watch_attention(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor | None]:
+    """Return a list that gets the bias of each attention of the image encoder."""
+    biases: list[torch.Tensor | None] = []
+    attend = functional.scaled_dot_product_attention
 
+    def watch(*given: torch.Tensor, attn_mask: torch.Tensor | None = None, scale: float | None = None) -> torch.Tensor:
+        biases.append(attn_mask)
+        return attend(*given, attn_mask=attn_mask, scale=scale)
+
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", watch)
+    return biases
+
+
+def test_large_grids_attend_head_by_head(monkeypatch: pytest.MonkeyPatch) -> None:
     sam = build_sam(CONFIG).eval()
     randomise(sam)
     pixels = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(1))
     together = sam.encode_images(pixels).main
-    largest: list[int] = []
-    relative_bias = FusedAttention._relative_bias
-
-    def watch(self: FusedAttention, query: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        bias = relative_bias(self, query, height, width)
-        largest.append(bias[0].numel())
-        return bias
-
-    monkeypatch.setattr(module, "MAX_TOKENS_OF_ALL_HEADS", 35)  # the global block's grid has 36, a window 16
-    monkeypatch.setattr(FusedAttention, "_relative_bias", watch)
+    monkeypatch.setattr(sam_module, "MAX_TOKENS_OF_ALL_HEADS", 35)  # the global block's grid has 36, a window 16
+    biases = _watch_attention(monkeypatch)
     torch.testing.assert_close(sam.encode_images(pixels).main, together, atol=1e-5, rtol=0)
-    assert max(largest) == 36 * 36
+    assert max(bias[0].numel() for bias in biases if bias is not None) == 36 * 36
+
+
+@pytest.mark.parametrize("grid", [(6, 6), (4, 9)])
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 4e-7), (torch.bfloat16, 6.5e-3)])
+def test_large_grids_without_a_bias_equal_segment_anything(
+    monkeypatch: pytest.MonkeyPatch, grid: tuple[int, int], dtype: torch.dtype, bound: float
+) -> None:
+    """Relative to float64; in bfloat16, segment_anything's own attention is off by as much."""
+    torch.manual_seed(0)
+    stock = Attention(64, 2, use_rel_pos=True, input_size=grid)
+    randomise(nn.ParameterList([stock.rel_pos_h, stock.rel_pos_w]))
+    ours = FusedAttention(64, 2, use_rel_pos=True, input_size=grid)
+    ours.load_state_dict(stock.state_dict(), strict=True)
+    monkeypatch.setattr(sam_module, "MAX_TOKENS_OF_ALL_HEADS", 35)
+    monkeypatch.setattr(sam_module, "UNBIASED_DEVICES", ("cpu",))
+    biases = _watch_attention(monkeypatch)
+    states = torch.randn(2, *grid, 64, generator=torch.Generator().manual_seed(1)).to(dtype)
+    stock, ours = stock.to(dtype), ours.to(dtype)
+    exact = copy.deepcopy(stock).double()(states.double())
+    found = ours(states)
+    assert biases == [None], "one attention of all heads, without a bias"
+    error, stock_error = (float((one.double() - exact).norm() / exact.norm()) for one in (found, stock(states)))
+    assert error < bound
+    assert error < 1.25 * stock_error
+
+
+def test_gradients_without_a_bias_equal_segment_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    stock = Attention(32, 2, use_rel_pos=True, input_size=(6, 6)).double()
+    randomise(stock)
+    ours = FusedAttention(32, 2, use_rel_pos=True, input_size=(6, 6)).double()
+    ours.load_state_dict(stock.state_dict(), strict=True)
+    monkeypatch.setattr(sam_module, "MAX_TOKENS_OF_ALL_HEADS", 35)
+    monkeypatch.setattr(sam_module, "UNBIASED_DEVICES", ("cpu",))
+    states = torch.randn(2, 6, 6, 32, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    for attention in (ours, stock):
+        attention(states).square().sum().backward()
+    for (name, found), (_, expected) in zip(ours.named_parameters(), stock.named_parameters(), strict=True):
+        torch.testing.assert_close(found.grad, expected.grad, atol=1e-9, rtol=1e-9, msg=name)
+
+
+def test_relative_positions_are_looked_up_on_their_device() -> None:
+    """An index that is made on the CPU is copied for every attention, and a GPU waits for it."""
+    attention = FusedAttention(32, 2, use_rel_pos=True, input_size=(6, 6))
+    states = torch.zeros(1, 6, 6, 32)
+    attention(states)
+
+    with _Operations() as operations:
+        attention(states)
+    assert not [name for name in operations.names if "arange" in name or "_to_copy" in name]
+
+
+class _Operations(TorchDispatchMode):
+    """Names the operations that run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
 
 
 def test_image_encoder_gradients_equal_segment_anything() -> None:

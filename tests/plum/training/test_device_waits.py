@@ -1,0 +1,182 @@
+"""How often the host waits for a GPU in a micro-batch, on a pretended one: 6 images x 3 conversations x 4 phrases."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from partonomy.masks import encode_mask
+from partonomy.structures import CharSpan
+from plum.config import LoraConfig, ModelConfig
+from plum.data.collate import Collator
+from plum.data.packed_batch import PackingCollator, unpack_batch
+from plum.models.systems.registry import build_model
+from plum.models.systems.special_tokens import with_special_tokens
+from plum.models.tiny import tiny_model_config
+from plum.models.trainable import set_trainable
+from plum.structures import Batch, Exchange, Sample
+from plum.train_config import DataConfig, EngineConfig, LossConfig, OptimizerConfig, SourceConfig, TrainableConfig
+from plum.training import engine as engine_module
+from plum.training.engine import PlainEngine
+from plum.training.objective import Objective, StepResult
+from plum.training.ranks import Ranks
+from plum.training.skipped_updates import SkippedUpdates
+from plum.training.tracking import RunningTerms
+from plum.training.trainer import Trainer
+from tests.plum.data.tokenizers_for_tests import byte_level
+from tests.plum.models.systems.sisters_world import seg_tokenizer, sister_config
+from tests.plum.pretended_device import DEVICE, HeldTensor, pretended_device
+
+PHRASES = ("wheel", "wing", "tail", "propeller")
+ANSWER = "It has a wheel, a wing, a tail and a propeller."
+DATA = DataConfig(sources=(SourceConfig("part_vqa", "unused"),))
+
+
+def _sample(number: int, size: tuple[int, int]) -> Sample:
+    generator = np.random.default_rng(number)
+    spans = tuple(CharSpan(ANSWER.index(phrase), ANSWER.index(phrase) + len(phrase)) for phrase in PHRASES)
+    masks = tuple(encode_mask(generator.random(size) < 0.3) for _ in spans)
+    conversations = tuple((Exchange(f"What parts of {number}, {turn}?", ANSWER, spans, masks),) for turn in range(3))
+    image = generator.integers(0, 256, (*size, 3), dtype=np.uint8)
+    return Sample(f"s{number}", "test", image, conversations)
+
+
+def _world(system: str) -> tuple[Objective, Collator]:
+    torch.manual_seed(0)
+    if system.startswith("plum"):
+        tokenizer = byte_level()
+        sizes, losses = tiny_model_config(len(tokenizer), lora=LoraConfig(rank=2)), LossConfig()
+        trainable = TrainableConfig()
+        if system != "plum":
+            trainable = replace(trainable, vision_tower=True, projector=True, sam_image_encoder=True)
+    else:
+        tokenizer, sizes = seg_tokenizer(), sister_config(system)  # type: ignore[arg-type]
+        losses, trainable = LossConfig(bio=0.0, kl=0.0, overlap="dice"), TrainableConfig(embeddings=True)
+    sizes = with_special_tokens(sizes, tokenizer)
+    model = build_model(sizes)
+    set_trainable(model, trainable)
+    return Objective(model, losses), Collator(tokenizer, sizes, DATA)
+
+
+def _run(
+    objective: Objective, batches: Iterator[Batch], device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[StepResult, RunningTerms]]:
+    """Train on batches as the trainer does; the update comes after the last one."""
+    optimizer = lambda parameters, _: torch.optim.AdamW([*parameters], lr=1e-3)  # noqa: E731  fused: real devices alone
+    monkeypatch.setattr(engine_module, "build_optimizer", optimizer)
+    config = EngineConfig(kind="plain", precision="fp32", micro_batch_size=6, accumulation=100)
+    ranks = Ranks(0, 1, device)
+    trainer = Trainer.__new__(Trainer)
+    trainer.engine = PlainEngine(objective, config, OptimizerConfig(), 10, ranks)
+    trainer.config = SimpleNamespace(seed=1, part_pretext=None, engine=config)  # type: ignore[assignment]
+    trainer.skipped = SkippedUpdates(5, ranks)
+    terms = RunningTerms()
+    for number, batch in enumerate(batches):
+        result = trainer.run_micro_batch(number, batch)
+        terms.add(result, 1)
+        yield result, terms
+
+
+@pytest.mark.parametrize("system", ["plum", "plum, all trained", "lisa", "m2sa"])
+def test_a_micro_batch_waits_for_nothing_but_its_batch(system: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = [(24, 32)] * 5 + [(40, 20)]
+    samples = [_sample(number, size) for number, size in enumerate(sizes)]
+    objective, collator = _world(system)
+    packing = PackingCollator(collator.sending_bytes())
+    with pretended_device() as waits:
+
+        def load() -> Iterator[Batch]:
+            for number in range(2):
+                packed = packing(samples)
+                waits.is_counting = number == 1  # the first micro-batch also fills what is kept on the device
+                yield collator.transform.normalise(unpack_batch(packed.to(DEVICE)))
+
+        for result, _ in _run(objective, load(), DEVICE, monkeypatch):
+            assert isinstance(result.total.detach(), HeldTensor)
+        waits.is_counting = False
+    found = [f"{count} x {what}" for what, count in waits.found.most_common()]
+    assert len(found) == 1, "\n".join(found)
+    assert found[0].startswith("1 x copy to the device at data/packed_batch.py"), found
+
+
+def test_on_the_pretended_device_losses_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = [_sample(number, (24, 32)) for number in range(2)]
+    objective, collator = _world("plum")
+    steps = _run(objective, iter([collator(samples)] * 2), torch.device("cpu"), monkeypatch)
+    on_host = [float(result.total.detach()) for result, _ in steps]
+    objective, _ = _world("plum")
+    packed = PackingCollator(collator.sending_bytes())(samples)
+    with pretended_device():
+        batch = collator.transform.normalise(unpack_batch(packed.to(DEVICE)))
+        steps = _run(objective, iter([batch] * 2), DEVICE, monkeypatch)
+        on_device = [float(result.total.detach()) for result, _ in steps]
+    assert on_device == pytest.approx(on_host, rel=1e-6)  # a GPU sums more pixels at once than a CPU
+
+
+def test_every_kind_of_wait_is_counted() -> None:
+    values = torch.arange(4.0)
+    with pretended_device() as waits:
+        held = values.to(DEVICE)
+        waits.is_counting = True
+        kinds = (
+            lambda: held.sum().item(),
+            lambda: bool((held > 1).any()),
+            held.tolist,
+            held.cpu,
+            held.nonzero,
+            held.unique,
+            lambda: held[held > 1],
+            lambda: held.masked_select(held > 1),
+            lambda: held[torch.tensor([0, 2])],
+            lambda: torch.tensor([1.0, 2.0], device=DEVICE),
+            lambda: values.to(DEVICE),
+        )
+        for number, kind in enumerate(kinds, start=1):
+            kind()
+            assert waits.found.total() == number, number
+        functional.softmax(held * 2 + 1, 0)[1:].sum()
+        assert waits.found.total() == len(kinds)
+
+
+def _full_size(tokens: int) -> ModelConfig:
+    sizes = tiny_model_config(tokens)
+    vision = replace(sizes.llava.vision, image_size=336, patch_size=14)
+    sam = replace(sizes.sam, image_size=1024, patch_size=16)
+    return replace(sizes, sam=sam, llava=replace(sizes.llava, vision=vision))
+
+
+def _full_size_samples() -> tuple[Collator, list[Sample]]:
+    tokenizer = byte_level()
+    collator = Collator(tokenizer, with_special_tokens(_full_size(len(tokenizer)), tokenizer), DATA)
+    return collator, [_sample(number, (480, 640)) for number in range(6)]
+
+
+def full_size_batch() -> Batch:
+    """The batch of a micro-batch at full size, with images as bytes."""
+    collator, samples = _full_size_samples()
+    return collator.sending_bytes()(samples)
+
+
+def test_a_batch_is_one_copy_of_half_the_bytes() -> None:
+    collator, samples = _full_size_samples()
+    plain, packed = collator(samples), PackingCollator(collator.sending_bytes())(samples)
+    with pretended_device() as waits:
+        collator.transform.normalise(unpack_batch(packed.to(DEVICE)))  # fills what is kept on the device
+        waits.is_counting = True
+        plain.to(DEVICE)
+        copies_before, bytes_before = waits.found.total(), waits.bytes
+        waits.found.clear()
+        waits.bytes = 0
+        moved = collator.transform.normalise(unpack_batch(packed.to(DEVICE)))
+    assert copies_before > 90
+    assert waits.found.total() == 1
+    assert waits.bytes < bytes_before / 2
+    for name in ("clip_pixels", "sam_pixels", "input_ids", "labels"):
+        found: Tensor = getattr(moved, name)
+        assert isinstance(found, HeldTensor)
+        assert torch.equal(found.held, getattr(plain, name)), name
