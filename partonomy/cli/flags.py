@@ -17,7 +17,7 @@ from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import extend_base_type
 
 from partonomy.cli.config_files import FLAG
-from partonomy.cli.parsers import PlainHelp, CommandParser, literals
+from partonomy.cli.parsers import CommandParser, PlainHelp, literals
 
 SettingsT = TypeVar("SettingsT")
 CONFIG_HELP = "YAML file with any of the other flags (`seed: 1`); flags of the command line take precedence"

@@ -1,5 +1,6 @@
 """`python -m plum doctor`: check installation, weights and data of a run, and estimate its memory."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,11 +18,29 @@ class RunFlags:
         config: YAML file of a run and its overlays, as for train.py
         table: YAML files of runs; print their memory as a Markdown table
         set: KEY=VALUE; override keys of the YAML files
+        zero_stage: override engine.zero_stage
+        print_config: print the configuration of the run as YAML, which --config reads, and exit
     """
 
     config: tuple[Path, ...] = ()
     table: tuple[Path, ...] = ()
     set: tuple[str, ...] = ()
+    zero_stage: Literal[1, 2] | None = None
+    print_config: bool = False
+
+    def words(self, paths: Sequence[Path]) -> list[str]:
+        """Return the arguments of train.py for a YAML file and its overlays.
+
+        Raises:
+            ValueError: a change is no `KEY=VALUE`.
+        """
+        words = [word for path in paths for word in ("--config", str(path))]
+        for setting in self.set:
+            key, separator, value = setting.partition("=")
+            if not separator:
+                raise ValueError(f"--set {setting}: write KEY=VALUE, e.g. engine.micro_batch_size=2")
+            words += [f"--{key}", value]
+        return words if self.zero_stage is None else [*words, "--engine.zero_stage", str(self.zero_stage)]
 
 
 @dataclass(frozen=True)
@@ -30,7 +49,6 @@ class MemoryFlags:
 
     Attributes:
         gpus: numbers of GPUs (default: those of this machine, or 1)
-        zero_stage: override engine.zero_stage
         text_tokens: tokens of the longest conversation (default: data.max_text_tokens)
         supervised_tokens: number of answer tokens among them (default: all)
         spans: number of masks per conversation
@@ -39,7 +57,6 @@ class MemoryFlags:
     """
 
     gpus: tuple[int, ...] = ()
-    zero_stage: Literal[1, 2] | None = None
     text_tokens: int | None = None
     supervised_tokens: int | None = None
     spans: int = Assumptions.spans_per_conversation
@@ -89,6 +106,7 @@ def doctor(*, run: RunFlags, memory: MemoryFlags, weights: WeightFlags) -> None:
 
     Raises:
         UsageError: neither --config nor --table is given, or both.
+        SystemExit: the configuration is printed.
         FileNotFoundError: a configuration does not exist.
         ValueError: something required is missing or wrong.
     """
@@ -96,6 +114,10 @@ def doctor(*, run: RunFlags, memory: MemoryFlags, weights: WeightFlags) -> None:
         raise UsageError("one of the arguments --config --table is required")
     if run.config and run.table:
         raise UsageError("argument --table: not allowed with argument --config")
+    if run.print_config:
+        from plum.training.config_file import load_train_config
+
+        load_train_config([*run.words(run.config), "--print_config"])
     from plum.cli.doctor_checks import examine
 
     examine(run, memory, weights)

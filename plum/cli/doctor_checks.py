@@ -1,7 +1,6 @@
 """What `python -m plum doctor` examines and prints."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -38,10 +37,10 @@ def examine(run: RunFlags, memory: MemoryFlags, weights: WeightFlags) -> None:
     if min(gpu_counts) < 1:
         raise ValueError(f"--gpus {min(gpu_counts)}: at least 1")
     if run.table:
-        runs = [NamedRun(path.stem, _load([path], run.set, memory.zero_stage)) for path in run.table]
+        runs = [NamedRun(path.stem, load_train_config(run.words([path]))) for path in run.table]
         print(markdown_table(runs, gpu_counts, assumptions))
         return
-    config = _load(run.config, run.set, memory.zero_stage)
+    config = load_train_config(run.words(run.config))
     cache = weights.hash_cache or default_cache()
     print("Installation")
     findings = _show(examine_environment(config.engine))
@@ -58,19 +57,6 @@ def examine(run: RunFlags, memory: MemoryFlags, weights: WeightFlags) -> None:
     if missing:
         raise ValueError(f"{len(missing)} required items are missing or wrong: {', '.join(missing)}")
     print("\nNothing required is missing.")
-
-
-def _load(paths: Sequence[Path], changes: Sequence[str], zero_stage: int | None) -> TrainConfig:
-    words = [word for path in paths for word in ("--config", str(path))]
-    for setting in changes:
-        key, separator, value = setting.partition("=")
-        if not separator:
-            raise ValueError(f"--set {setting}: write KEY=VALUE, e.g. engine.micro_batch_size=2")
-        words += [f"--{key}", value]
-    config = load_train_config(words)
-    if zero_stage is None:
-        return config
-    return replace(config, engine=replace(config.engine, zero_stage=zero_stage))
 
 
 def _show(findings: list[Finding]) -> list[Finding]:
