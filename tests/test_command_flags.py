@@ -228,10 +228,10 @@ def test_a_bad_file_is_named(tmp_path: Path, content: str, message: str, capsys:
     ("content", "message"),
     [
         ("frase: wheel\n", "there is no flag --frase"),
-        ("question:\n", "the following arguments are required: --image, --question"),
+        ("question:\n", "argument --config: expected lines of the form `flag: value`, got 'question:'"),
         ("question: 5\n", "argument --question: '5' is not a text; put it in quotes"),
         ("max_new_tokens: 0\n", "argument --max_new_tokens: '0' is not a positive integer"),
-        ("image: [a, 5]\n", "argument --image: "),
+        ("image: [a, 5]\n", "argument --image: '[a, 5]' is not a path; put it in quotes"),
         ("force: maybe\n", "argument --force: 'maybe' is neither true nor false"),
     ],
 )

@@ -136,6 +136,8 @@ def _plain_error(parser: jsonargparse.ArgumentParser, message: str) -> str:
         )
     if unknown := re.fullmatch(r"Option '(.+)' is not accepted", message):
         return f"there is no flag --{unknown[1]}"
+    if other := re.fullmatch(r"Unexpected config: (.+)", message, re.DOTALL):
+        return f"argument {FLAG}: expected lines of the form `flag: value`, got {other[1].strip()!r}"
     found = re.fullmatch(r'Parser key "([^"]+)"[^:]*:\s*(.+)', message, re.DOTALL)
     return message if found is None else f"argument {_flag(parser, found[1])}: {_fault(parser, *found.groups())}"
 
@@ -152,7 +154,8 @@ def _fault(parser: jsonargparse.ArgumentParser, key: str, reason: str) -> str:
         return f"invalid choice: {value[1]!r} (choose from {', '.join(map(repr, choices))})"
     faults = (fault for basic, fault in _FAULTS.items() if f"{basic.__name__}'>" in reason)
     fault = next(faults, None)
-    return reason if fault is None else f"{value[1]!r} {fault}"
+    shown = re.sub(r"\bPosixPath\('(.*?)'\)", r"\1", value[1])
+    return reason if fault is None else f"{shown!r} {fault}"
 
 
 _FAULTS = {
