@@ -143,6 +143,21 @@ def test_lists_and_booleans_of_the_command_line(name: str, words: list[str], key
     assert plum_arguments(name, *words)[key] == expected
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--baselines", "a", "run"], "a"),
+        (["run", "--baselines", "[a, b]"], ["a", "b"]),
+        (["--baselines", "a", "run", "--baselines=b"], ["a", "b"]),
+        (["run"], None),
+    ],
+)
+def test_a_list_that_may_be_a_text(words: list[str], expected: object) -> None:
+    (command,) = (one for one in PARTONOMY.commands if one.name == "report")
+    given = arguments_of(PARTONOMY, command, words)
+    assert (given["run"], given["baselines"]) == ("run", expected)
+
+
 def test_the_groups_of_doctor() -> None:
     words = ["--config", "a.yaml", "b.yaml", "--config", "c.yaml", "--gpus", "1", "4", "--image_size", "20", "30"]
     given = plum_arguments("doctor", *words, "--set", "x.y=1", "--set", "z=null", "--record-answer")
@@ -255,6 +270,17 @@ def test_a_misspelt_key_of_a_file_is_answered_with_the_nearest(
     with pytest.raises(SystemExit):
         main(["segment", "--config", str(tmp_path / "ask.yaml")])
     assert "key phrase: did you mean phrases?" in capsys.readouterr().err
+
+
+def test_a_positional_list_is_a_list_in_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "ask.yaml"
+    path.write_text("images: photos\nquestion: Where?\ncheckpoint: m\noutput: o\n")
+    assert main(["predict", "--config", str(path)]) == 1
+    error = capsys.readouterr().err
+    assert error == f"error: {path}: images is 'photos', it must be a list: write [photos]\n"
+    path.write_text("images: [photos]\nquestion: Where?\ncheckpoint: m\noutput: o\n")
+    assert plum_arguments("predict", "--config", str(path))["images"] == (Path("photos"),)
+    assert plum_arguments("predict", "a", "b", "--config", str(path))["images"] == (Path("a"), Path("b"))
 
 
 def test_a_missing_file_is_one_line(

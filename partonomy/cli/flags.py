@@ -17,7 +17,7 @@ from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import extend_base_type
 
 from partonomy.cli.config_files import FLAG
-from partonomy.cli.parsers import CommandParser, PlainHelp, literals
+from partonomy.cli.parsers import CommandParser, ListForm, PlainHelp, literals
 
 SettingsT = TypeVar("SettingsT")
 CONFIG_HELP = "YAML file with any of the other flags (`seed: 1`); flags of the command line take precedence"
@@ -150,7 +150,7 @@ def add_fields(
         parser: the command's parser.
         settings: the dataclass.
         defaults: values that replace the fields' defaults.
-        title: title of the flags in the help text; "": they stand with the others.
+        title: title of the flags in the help text; "": they are listed with the others.
         is_greedy: whether a list takes several words; otherwise it is repeated.
     """
     container = parser.add_argument_group(title) if title else parser
@@ -208,7 +208,7 @@ def _add_flag(parser: CommandParser, container: Any, flag: _Flag, is_greedy: boo
     elif _is_enum(kind):
         container.add_argument(word, choices=[str(member) for member in kind], default=str(default), help=text)
     elif (item := _item(kind)) is not None:
-        parser.list_flags[word] = is_greedy
+        parser.list_flags[word] = ListForm(is_greedy)
         metavar = f"{name} [{name} ...]" if is_greedy else name
         allowed: Any = GenericAlias(list, (item,)) | item
         allowed = allowed | None if default is None and not is_required else allowed
@@ -216,13 +216,16 @@ def _add_flag(parser: CommandParser, container: Any, flag: _Flag, is_greedy: boo
         container.add_argument(word, type=allowed, default=value, required=is_required, metavar=metavar, help=text)
         _remove_alias(parser, word)
     elif get_origin(kind) is tuple:
-        parser.list_flags[word] = True
+        parser.list_flags[word] = ListForm(is_greedy=True)
         metavar = " ".join([name] * len(get_args(kind)))
         container.add_argument(word, type=kind, default=default, required=is_required, metavar=metavar, help=text)
     else:
         choices = literals(kind)
         metavar = "{" + ",".join(map(str, choices)) + "}" if choices else name
         container.add_argument(word, type=kind, default=default, required=is_required, metavar=metavar, help=text)
+        if any(get_origin(one) is list for one in get_args(kind)):  # a list or a text
+            parser.list_flags[word] = ListForm(is_greedy=False, is_text=True)
+            _remove_alias(parser, word)
 
 
 def _remove_alias(parser: CommandParser, word: str) -> None:

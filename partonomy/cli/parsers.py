@@ -9,6 +9,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
@@ -93,6 +94,19 @@ def settings_parser(
     )
 
 
+@dataclass(frozen=True)
+class ListForm:
+    """How the command line gives a list; a repeated flag adds to it in every form.
+
+    Attributes:
+        is_greedy: whether several words follow one flag.
+        is_text: whether a single value is a text that the command itself divides, such as `[a, b]` or `a,b`.
+    """
+
+    is_greedy: bool
+    is_text: bool = False
+
+
 class CommandParser(jsonargparse.ArgumentParser):
     """The parser of one command, whose flags `partonomy.cli.flags` adds; its errors are argparse's.
 
@@ -104,7 +118,7 @@ class CommandParser(jsonargparse.ArgumentParser):
         epilog: the example; see `example`.
 
     Attributes:
-        list_flags: flags that take a list -> whether several words follow one flag.
+        list_flags: flags that take a list, and its form.
     """
 
     def __init__(self, prog: str, description: str | None = None, epilog: str | None = None) -> None:
@@ -115,7 +129,7 @@ class CommandParser(jsonargparse.ArgumentParser):
             allow_abbrev=True,
             formatter_class=_SettingsFormatter,
         )
-        self.list_flags: dict[str, bool] = {}
+        self.list_flags: dict[str, ListForm] = {}
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print the usage and the error, and exit with status 2."""
@@ -204,6 +218,9 @@ def normalized(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> lis
     return [*names, *_Words(current, rest[:end]).written(), *rest[end:]]
 
 
+_TRUTH = ("true", "false")
+
+
 class _Words:
     """The words of a command line; `written` reads them from left to right."""
 
@@ -225,10 +242,14 @@ class _Words:
             if isinstance(action, jsonargparse.ActionConfigFile):
                 taken = [value] if equals else self._take(1)
                 for file in taken:
-                    _require_settings(file)
+                    self._require_settings(file)
                 (files if taken else others).append("=".join([flag, *taken]))
             elif flag in self.parser.list_flags:
-                taken = [value] if equals else self._take(len(self.waiting) if self.parser.list_flags[flag] else 1)
+                taken = (
+                    [value]
+                    if equals
+                    else self._take(len(self.waiting) if self.parser.list_flags[flag].is_greedy else 1)
+                )
                 if not taken:
                     others.append(flag)  # the parser says that it needs a value
                     continue
@@ -242,7 +263,8 @@ class _Words:
             else:
                 others.append(f"{flag}{equals}{value}" if word.startswith("--") else word)
         for flag, place in places.items():
-            others[place] = f"{flag}={json.dumps(values[flag])}"
+            is_text = self.parser.list_flags[flag].is_text and len(values[flag]) == 1
+            others[place] = f"{flag}={values[flag][0] if is_text else json.dumps(values[flag])}"
         return [*files, *others]
 
     def _take(self, most: int) -> list[str]:
@@ -252,6 +274,24 @@ class _Words:
             taken.append(self.waiting.pop(0))
         return taken
 
+    def _require_settings(self, file: str) -> None:
+        """Refuse a file of settings that cannot be read; settings may also be given in braces.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is not YAML, or a positional that is a list has a single value.
+        """
+        if file.lstrip().startswith("{"):
+            return
+        if not _exists(file):
+            raise FileNotFoundError(f"{file}: no such file (given by {FLAG}); correct the path")
+        settings = read_yaml(Path(file))
+        for action in self.parser._actions:
+            value = settings.get(action.dest) if isinstance(settings, dict) else None
+            is_list = not action.option_strings and action.nargs in ("+", "*")
+            if is_list and value is not None and not isinstance(value, list):
+                raise ValueError(f"{file}: {action.dest} is {value!r}, it must be a list: write [{value}]")
+
     def _is_flag(self, word: str) -> bool:
         return word.startswith("--") or word in self.parser._option_string_actions
 
@@ -260,23 +300,6 @@ class _Words:
         known = self.parser._option_string_actions
         meant = {one for one in known if one.startswith(flag) and not one.endswith("+")}
         return meant.pop() if flag.startswith("--") and flag not in known and len(meant) == 1 else flag
-
-
-_TRUTH = ("true", "false")
-
-
-def _require_settings(file: str) -> None:
-    """Refuse a file of settings that does not exist or is not YAML; settings may also be given in braces.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not YAML.
-    """
-    if file.lstrip().startswith("{"):
-        return
-    if not _exists(file):
-        raise FileNotFoundError(f"{file}: no such file (given by {FLAG}); correct the path")
-    read_yaml(Path(file))
 
 
 def parse_words(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> Any:

@@ -162,8 +162,8 @@ def report(
     Args:
         run: Output folder of a finished run of any benchmark.
         output: HTML file to write; default report.html in the run's folder.
-        baselines: Output folders of other runs on the same items, to compare with; a path, or a list in brackets.
-        training_metrics: metrics.jsonl files of the model's training, for the loss curves; a path, or a list in
+        baselines: Output folders of other runs on the same items, to compare with; repeatable, or a list in brackets.
+        training_metrics: metrics.jsonl files of the model's training, for the loss curves; repeatable, or a list in
             brackets. By default, those that the run recorded, or else those next to its checkpoint.
         max_pictures: Number of images that are drawn in the list of all items; 0 draws none.
 
