@@ -124,7 +124,8 @@ def test_flags_of_the_line_take_precedence_over_the_file(tmp_path: Path) -> None
         ("push", ["x", "y", "--tags", "a", "b", "--private", "--tags=1"], "tags", ("a", "b", "1")),
         ("export", ["x", "y", "--summary", "a", "--adapters-only"], "summary", (Path("a"),)),
         ("export", ["--adapters_only", "x", "y"], "destination", Path("y")),
-        ("export", ["x", "y", "--adapt"], "adapters_only", True),
+        ("export", ["--adapt", "x", "y"], "destination", Path("y")),
+        ("push", ["x", "y", "--tag", "a", "--tag=b"], "tags", ("a", "b")),
         ("export", ["x", "--adapters_only=False", "y"], "adapters_only", False),
         ("train-tokenizer", ["--datasets", "a", "b", "--output", "o"], "datasets", (Path("a"), Path("b"))),
         ("finetune", ["--set", "a=1", "--output", "o", "--set", "b=[1,2]"], "set", ("a=1", "b=[1,2]")),
@@ -242,7 +243,7 @@ def test_a_bad_file_is_named(tmp_path: Path, content: str, message: str, capsys:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("frase: wheel\n", "there is no flag --frase"),
+        ("frase: wheel\n", "the key 'frase' is not a flag of this command"),
         ("question:\n", "argument --config: expected lines of the form `flag: value`, got 'question:'"),
         ("question: 5\n", "argument --question: '5' is not a text; put it in quotes"),
         ("max_new_tokens: 0\n", "argument --max_new_tokens: '0' is not a positive integer"),

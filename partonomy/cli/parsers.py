@@ -149,7 +149,7 @@ def _plain_error(parser: jsonargparse.ArgumentParser, message: str) -> str:
             f"the following arguments are required: {', '.join(_flag(parser, key) for key in missing[1].split(', '))}"
         )
     if unknown := re.fullmatch(r"Option '(.+)' is not accepted", message):
-        return f"there is no flag --{unknown[1]}"
+        return f"the key '{unknown[1]}' is not a flag of this command"
     if other := re.fullmatch(r"Unexpected config: (.+)", message, re.DOTALL):
         return f"argument {FLAG}: expected lines of the form `flag: value`, got {other[1].strip()!r}"
     found = re.fullmatch(r'Parser key "([^"]+)"[^:]*:\s*(.+)', message, re.DOTALL)
