@@ -145,6 +145,37 @@ def test_lists_and_booleans_of_the_command_line(name: str, words: list[str], key
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "😀.jpg",
+        "null",
+        "1e3",
+        "[a]",
+        "{a: b}",
+        "- x",
+        "#c",
+        '"q"',
+        "\\n",
+        "a\x85b\u2028c\td\ne\x1b",
+        "",
+        "é",
+        "2024-01-01",
+    ],
+)
+def test_texts_in_lists_stay_as_they_are(text: str) -> None:
+    for words in ([text], [text, "b"]):
+        flags = [f"--tags={word}" for word in words]
+        assert plum_arguments("push", "folder", "name", *flags)["tags"] == tuple(words)
+
+
+def test_a_name_that_is_not_utf_8(capsys: pytest.CaptureFixture[str]) -> None:
+    name = b"caf\xe9.jpg".decode("utf-8", "surrogateescape")
+    for words in (["chat", "--checkpoint", "m", "--image", name], ["predict", name]):
+        assert main(words) == 1
+        assert capsys.readouterr().err == "error: 'caf\\udce9.jpg' is not UTF-8; rename the file\n"
+
+
+@pytest.mark.parametrize(
     ("words", "expected"),
     [
         (["--baselines", "a", "run"], "a"),

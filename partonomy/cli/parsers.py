@@ -5,7 +5,7 @@ the nearest name, and the example at the end of a help text keeps its lines.
 """
 
 import argparse
-import json
+import math
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
 import jsonargparse
+import yaml
 
 from partonomy.cli.config_files import FLAG, naming_config_files
 from partonomy.suggestions import nearest, nearest_path
@@ -197,7 +198,7 @@ def normalized(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> lis
     """Write a command's arguments so that each flag occurs once, with one value.
 
     `--config FILE` comes first, so that all other flags take precedence. A boolean flag without a value gets `=true`.
-    The values of a list are joined to one, written as JSON. The arguments of other parsers stay as they are.
+    The values of a list are joined to one, written as YAML. The arguments of other parsers stay as they are.
 
     Args:
         parser: the parser of the command, or of the program.
@@ -205,7 +206,7 @@ def normalized(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> lis
 
     Raises:
         FileNotFoundError: a YAML file does not exist.
-        ValueError: a file is not YAML.
+        ValueError: a file is not YAML, or a word is not UTF-8, which jsonargparse cannot read.
     """
     rest = list(arguments)
     current: argparse.ArgumentParser = parser
@@ -213,6 +214,9 @@ def normalized(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> lis
         current = following
     if not isinstance(current, CommandParser):
         return list(arguments)
+    for word in rest:
+        if any("\ud800" <= character <= "\udfff" for character in word):
+            raise ValueError(f"{word!r} is not UTF-8; rename the file")
     names = list(arguments[: len(arguments) - len(rest)])
     end = rest.index("--") if "--" in rest else len(rest)
     return [*names, *_Words(current, rest[:end]).written(), *rest[end:]]
@@ -264,7 +268,7 @@ class _Words:
                 others.append(f"{flag}{equals}{value}" if word.startswith("--") else word)
         for flag, place in places.items():
             is_text = self.parser.list_flags[flag].is_text and len(values[flag]) == 1
-            others[place] = f"{flag}={values[flag][0] if is_text else json.dumps(values[flag])}"
+            others[place] = f"{flag}={values[flag][0] if is_text else _as_yaml(values[flag])}"
         return [*files, *others]
 
     def _take(self, most: int) -> list[str]:
@@ -300,6 +304,11 @@ class _Words:
         known = self.parser._option_string_actions
         meant = {one for one in known if one.startswith(flag) and not one.endswith("+")}
         return meant.pop() if flag.startswith("--") and flag not in known and len(meant) == 1 else flag
+
+
+def _as_yaml(values: Sequence[str]) -> str:
+    """Return texts as a list of YAML on one line."""
+    return yaml.safe_dump(list(values), default_style='"', default_flow_style=True, width=math.inf).strip()
 
 
 def parse_words(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> Any:

@@ -42,8 +42,8 @@ class Command:
         positionals: Parameters given without a flag's name; one annotated as a list takes one or more words, and one
             with a default is optional.
         example: Arguments of an example, which the command's help text shows.
-        fill: "module:function" that adds what a command reads with parsers of its own to a parser, for the completion
-            of words; `function` then gets all arguments.
+        fill: "module:function" that adds the flags of a command that parses its arguments itself to a parser, for
+            completion and documentation; `function` then gets all arguments.
     """
 
     name: str
