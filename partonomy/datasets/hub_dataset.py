@@ -1,7 +1,7 @@
 """Writes a built question set as a Hugging Face data set (Parquet files with embedded images), and reads it back.
 
 The folder has `README.md` (the card, whose metadata name configurations and splits), `CONFIGURATION/SPLIT-*.parquet`
-(see `partonomy.datasets.hub_tables`) and `partonomy.json`, which holds `dataset.json` and `build.json` of the question
+(see `partonomy.datasets.hub_tables`) and a description, which holds `dataset.json` and `build.json` of the question
 set. `datasets.load_dataset(FOLDER)` reads it without this package. The questions, annotations and images that are read
 back are byte-identical: their hashes and sizes are those in `build.json`.
 
@@ -222,7 +222,7 @@ def require_hub_dataset(name: str, files: Sequence[str], read_columns: Callable[
         read_columns: returns the columns of one of its Parquet files.
 
     Raises:
-        ValueError: `partonomy.json` is missing; the message lists the columns that the data set's first table lacks.
+        ValueError: its description is missing; the message lists the columns that the data set's first table lacks.
     """
     if DESCRIPTION_FILE in files:
         return
@@ -446,7 +446,7 @@ def _require_own_form(folder: Path, questions: QuestionSet, dataset: PartDataset
 
 
 def _describe(folder: Path, build: Mapping[str, Any], split: str) -> dict[str, Any]:
-    """Return the content of `partonomy.json`; of places on this machine, only the last name is published."""
+    """Return the content of the description; of places on this machine, only the last name is published."""
     dataset = read_json(folder / DATASET_FILE)
     if Path(dataset["image_root"]).is_absolute():
         dataset["image_root"] = IMAGE_FOLDER
@@ -471,7 +471,7 @@ def _without_places(content: Any) -> Any:
 
 @dataclass(frozen=True)
 class _Description:
-    """The content of `partonomy.json`; see `_describe`."""
+    """The content of the description; see `_describe`."""
 
     split: str
     image_root: str
