@@ -13,6 +13,7 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 import jsonargparse
 
 from partonomy.cli.config_files import FLAG, naming_config_files
+from partonomy.machine_faults import describe_error
 from partonomy.suggestions import nearest, nearest_path
 from partonomy.terminal import one_line
 from partonomy.version import DISTRIBUTION, find_version
@@ -193,9 +194,7 @@ def error_line(error: Exception, arguments: Sequence[str]) -> str:
         arguments: the command's arguments; a path among them that the message names and that does not exist is compared
             with the files that do.
     """
-    text = str(error) or type(error).__name__
-    if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        text = f"{error.filename}: {error.strerror}"
+    text = describe_error(error)
     hints = _path_hints(arguments, text)
     return one_line(f"{text} ({' '.join(hints)})" if hints else text)
 

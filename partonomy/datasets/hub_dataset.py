@@ -54,7 +54,16 @@ from partonomy.datasets.seal import (
     require_unchanged,
 )
 from partonomy.datasets.store import load_dataset, load_questions
-from partonomy.files import RECORD_ERRORS, check_relative_path, hash_files, read_json, reason_of, write_json
+from partonomy.files import (
+    RECORD_ERRORS,
+    check_relative_path,
+    files_below,
+    hash_files,
+    read_json,
+    reason_of,
+    require_readable,
+    write_json,
+)
 from partonomy.hub import require_pyarrow
 from partonomy.locks import new_folder
 from partonomy.progress import Progress, counted, progress
@@ -183,7 +192,7 @@ def read_hub_dataset(source: Path, output: Path, name: str = "") -> HubCounts:
     require_pyarrow(PULL_COMMAND)
     if not source.is_dir():
         raise FileNotFoundError(f"{source}: no such folder; name the folder of a data set, or organisation/name")
-    files = [path.relative_to(source).as_posix() for path in sorted(source.rglob("*")) if path.is_file()]
+    files = [path.relative_to(source).as_posix() for path in sorted(files_below(source))]
     require_hub_dataset(name or str(source), files, lambda path: _columns(source / path))
     description = _Description.read(source / DESCRIPTION_FILE)
     tables = {configuration: _find_tables(source, configuration, description.split) for configuration in CONFIGURATIONS}
@@ -494,7 +503,10 @@ class _Description:
 
 def _find_tables(source: Path, configuration: str, split: str) -> list[Path]:
     """Return the Parquet files of a configuration, in order."""
-    paths = sorted((source / configuration).glob(f"{split}-*-of-*.parquet"))
+    folder = source / configuration
+    paths = (
+        sorted(path for path in files_below(folder) if path.match(f"{split}-*-of-*.parquet")) if folder.is_dir() else []
+    )
     expected = int(paths[0].stem.rpartition("-")[2]) if paths and paths[0].stem[-1].isdigit() else 0
     if len(paths) != expected or (not paths and configuration != OTHER_IMAGES):
         raise FileNotFoundError(
@@ -513,6 +525,7 @@ def _find_tables(source: Path, configuration: str, split: str) -> list[Path]:
 def _columns(path: Path) -> list[str]:
     from pyarrow.parquet import read_schema  # noqa: PLC0415  (optional)
 
+    require_readable(path)
     try:
         return list(read_schema(path).names)
     except (ValueError, OSError) as error:
@@ -520,8 +533,6 @@ def _columns(path: Path) -> list[str]:
 
 
 def _unreadable(path: Path, error: Exception) -> ValueError:
-    if isinstance(error, PermissionError):
-        raise error
     return ValueError(f"{path}: not a readable Parquet file ({error}); download the data set again")
 
 
