@@ -89,7 +89,7 @@ with the row with which they reach the second: that is what is held in memory.""
 GROUP_ROWS = 1000
 GROUP_OVERHEAD_BYTES = 10_000
 """Upper bound of what a row group takes in a file besides its values: page headers, and its columns in the footer."""
-READ_ROWS = 16
+READ_ROWS = 4
 """Rows that are read at a time, each with its image."""
 PUSH_COMMAND, PULL_COMMAND = "partonomy push-dataset", "partonomy pull-dataset"
 TASKS = ("visual-question-answering", "multiple-choice", "image-segmentation")
@@ -551,7 +551,7 @@ def _stored_rows(path: Path, columns: list[str]) -> Iterator[Mapping[str, Any]]:
     from pyarrow.parquet import ParquetFile  # noqa: PLC0415  (optional)
 
     try:
-        with ParquetFile(path) as file:
+        with ParquetFile(path, pre_buffer=False) as file:
             for batch in file.iter_batches(READ_ROWS, columns=columns):
                 yield from batch.to_pylist()
     except (OSError, ValueError) as error:
