@@ -48,9 +48,8 @@ from partonomy.datasets.seal import (
     IMAGES_KEY,
     QUESTIONS_FILE,
     SEAL_KEY,
-    SEALED_FILES,
     describe_files,
-    find_changes,
+    list_changes,
     require_unchanged,
 )
 from partonomy.datasets.store import load_dataset, load_questions
@@ -84,8 +83,8 @@ IMAGE_FOLDER = "images"
 MEGABYTE = 1_000_000
 DEFAULT_SHARD_MEGABYTES = 400
 GROUP_BYTES, LARGEST_GROUP_BYTES = 32 * MEGABYTE, 128 * MEGABYTE
-"""A row group ends behind the image with which its rows reach the first size, an image for every row, and in any case
-with the row with which they reach the second: that is what is held in memory."""
+"""Bytes of the images of a row group, each counted for every row. A group that has reached the first size ends with its
+image, and none grows beyond the second: this bounds the memory."""
 GROUP_ROWS = 1000
 GROUP_OVERHEAD_BYTES = 10_000
 """Upper bound of what a row group takes in a file besides its values: page headers, and its columns in the footer."""
@@ -218,7 +217,7 @@ def read_hub_dataset(source: Path, output: Path, name: str = "") -> HubCounts:
         if (source / KEPT_FILE).is_file():
             shutil.copyfile(source / KEPT_FILE, partial / KEPT_FILE)
         write_json(partial / BUILD_FILE, description.build, indent=2)
-        _require_sealed(name or str(source), partial, description)
+        _require_sealed(name or str(source), partial)
     return HubCounts(num_questions, len(annotated), sum(map(len, tables.values())))
 
 
@@ -601,10 +600,9 @@ class _ImageFiles:
             )
 
 
-def _require_sealed(name: str, partial: Path, description: _Description) -> None:
+def _require_sealed(name: str, partial: Path) -> None:
     """Refuse a data set from which other files were read than were written to it."""
-    changes = list(find_changes(partial, description.build[SEAL_KEY], *SEALED_FILES, IMAGES_KEY))
-    if changes:
+    if changes := list_changes(partial):
         change = changes[0].replace(f"{partial}/", "").replace("was built", "was pushed")
         raise ValueError(
             f"{name}: differs from the question set that was pushed: {change}; pull another revision, or push the "
