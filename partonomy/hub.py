@@ -5,11 +5,19 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Literal
 
 import httpx
-from huggingface_hub import CommitOperationAdd, HfApi, HfFileSystem, hf_hub_download, snapshot_download
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationDelete,
+    HfApi,
+    HfFileSystem,
+    hf_hub_download,
+    snapshot_download,
+)
 from huggingface_hub.errors import (
     HfHubHTTPError,
     LocalEntryNotFoundError,
@@ -63,7 +71,13 @@ def hide_requests() -> None:
 
 
 def upload(
-    repository: Repository, files: Mapping[str, Path | bytes], message: str, source: Path, *, is_private: bool = False
+    repository: Repository,
+    files: Mapping[str, Path | bytes],
+    message: str,
+    source: Path,
+    *,
+    is_private: bool = False,
+    replaced: Sequence[str] = (),
 ) -> str:
     """Upload files in a single commit.
 
@@ -73,6 +87,7 @@ def upload(
         message: title of the commit.
         source: what is uploaded, for messages.
         is_private: whether a repository that is created is private; one that exists stays as it is.
+        replaced: names with wildcards; other files of the repository with such names are deleted.
 
     Returns:
         Address of the commit.
@@ -82,11 +97,17 @@ def upload(
     """
     hide_requests()
     api, name, kind, branch = HfApi(), repository.name, repository.kind, repository.revision
-    operations = [CommitOperationAdd(path, content) for path, content in files.items()]
+    operations: list[CommitOperationAdd | CommitOperationDelete] = [
+        CommitOperationAdd(path, content) for path, content in files.items()
+    ]
     try:
         api.create_repo(name, repo_type=kind, private=is_private, exist_ok=True)
         if branch is not None:
             api.create_branch(name, repo_type=kind, branch=branch, exist_ok=True)
+        if replaced:
+            found = api.list_repo_files(name, repo_type=kind, revision=branch)
+            stale = [path for path in found if path not in files and any(fnmatch(path, one) for one in replaced)]
+            operations += [CommitOperationDelete(path) for path in stale]
         commit = api.create_commit(name, operations, repo_type=kind, commit_message=message, revision=branch)
     except LocalTokenNotFoundError as error:
         raise ValueError(f"{name}: log in to the Hugging Face Hub (hf auth login), or set HF_TOKEN") from error

@@ -152,6 +152,8 @@ class _Handler(BaseHTTPRequestHandler):
                 repository.commits.append(value["summary"])
             elif line["key"] == "file":
                 files[value["path"]] = base64.b64decode(value["content"])
+            elif line["key"] == "deletedFile":
+                del files[value["path"]]
             elif line["key"] == "lfsFile":
                 files[value["path"]] = self.server.large[value["oid"]]
         sha = repository.sha(branch)
@@ -159,9 +161,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         match self._path():
-            case ["api", kind, owner, name, "tree", revision, *_] if files := self._files(
-                _key(kind, owner, name), revision
-            ):
+            case ["api", kind, owner, name, "tree", revision, *_] if (
+                files := self._files(_key(kind, owner, name), revision)
+            ) is not None:
                 self._answer(200, _listing(files))
             case ["api", kind, owner, name, *rest] if rest[:1] in ([], ["revision"]) and (
                 files := self._files(_key(kind, owner, name), rest[1] if rest else "main")

@@ -73,7 +73,8 @@ def push_dataset(
                 path.relative_to(target).as_posix(): path for path in sorted(target.rglob("*")) if path.is_file()
             }
             repository = Repository(name, "dataset", revision)
-            address = upload(repository, files, f"Upload with {PUSH_COMMAND}", Path(folder), is_private=private)
+            message = f"Upload with {PUSH_COMMAND}"
+            address = upload(repository, files, message, Path(folder), is_private=private, replaced=FILE_PATTERNS)
             print(f"{folder} is uploaded: {address}")
 
 

@@ -68,6 +68,14 @@ def test_a_branch_is_written_and_read(hub: FakeHub, questions: Path, tmp_path: P
     assert pushed.returncode == 0, pushed.stderr
     repository = hub.repositories["datasets/org/parts"]
     assert (repository.visibility, repository.branches["main"]) == ("public", {})
+    trial = repository.branches["trial"]
+    before = set(trial)
+    # What an earlier push has left: another split, more files; and a file of the owner's.
+    stale = {"questions/val-00000-of-00001.parquet", "annotations/test-00001-of-00002.parquet", "published.jsonl"}
+    trial.update(dict.fromkeys([*stale, "figure.png"], b""))
+    again = run_with_hub(hub, tmp_path, *MODULE, "push-dataset", str(questions), "org/parts", *flags)
+    assert again.returncode == 0, again.stderr
+    assert set(trial) == before | {"figure.png"}
     pulled = run_with_hub(hub, tmp_path, *MODULE, "pull-dataset", "org/parts", "back", "--revision", "trial")
     assert pulled.returncode == 0, pulled.stderr
     assert load_questions(tmp_path / "back").content_hash == load_questions(questions).content_hash
