@@ -25,6 +25,8 @@ COMMANDS = (
     ),
     Command("import", "data:import_questions", example="--questions partonomy_qa_pairs.json --output data/core"),
     Command("export", "data:export_questions", example="--questions data/mine --output qa_pairs.json"),
+    Command("push-dataset", "hub:push_dataset", ("folder", "name"), "data/mine org/mine --license cc-by-4.0"),
+    Command("pull-dataset", "hub:pull_dataset", ("name", "folder"), "org/mine data/pulled"),
     Command("stats", "stats:stats", ("folders",), "data/mine"),
     Command("check", "check:check", ("folder",), "--annotations instances.json --images photos"),
     Command("seal", "seal:seal", ("folder",), "data/mine"),

@@ -17,6 +17,7 @@ import jsonargparse
 import yaml
 
 from partonomy.cli.config_files import FLAG, naming_config_files
+from partonomy.machine_faults import describe_error
 from partonomy.suggestions import nearest, nearest_path
 from partonomy.terminal import one_line
 from partonomy.version import DISTRIBUTION, find_version
@@ -392,9 +393,7 @@ def error_line(error: Exception, arguments: Sequence[str]) -> str:
         arguments: the command's arguments; a path among them that the message names and that does not exist is compared
             with the files that do.
     """
-    text = str(error) or type(error).__name__
-    if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        text = f"{error.filename}: {error.strerror}"
+    text = describe_error(error)
     hints = _path_hints(arguments, text)
     return one_line(f"{text} ({' '.join(hints)})" if hints else text)
 

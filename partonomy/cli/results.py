@@ -301,6 +301,8 @@ def export_results(run: str, *, format: str, output: str, overwrite: bool = Fals
     print(f"{target}: {counts.num_masks} masks of {counts.num_items} {items}")
     if is_coco:
         print(f"{annotations_path(target)}: their truth")
+    if counts.num_empty:
+        print(f"  {counts.num_empty} of the masks are empty: they have no detection, and the field `empty` names them")
     if counts.num_left_out:
         print(f"  {counts.num_left_out} {items} are left out; they could not be read (summary.json)")
 
