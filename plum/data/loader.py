@@ -3,7 +3,7 @@
 Each batch leaves its loader process as a single piece of shared memory, and goes to a GPU in a single copy.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
