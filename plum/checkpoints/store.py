@@ -29,9 +29,10 @@ from plum.checkpoints.weights import (
     write_tensors,
 )
 from plum.config import ModelConfig
-from plum.inputs.tokenizer import load_stock_tokenizer, load_tokenizer
+from plum.inputs.tokenizer import load_model_tokenizer
 from plum.models.backbones.lora import is_adapter, name_of_peft, name_without_adapters
 from plum.models.grounded_lmm import GroundedLMM
+from plum.models.parameter_counts import BACKBONE_PARTS
 from plum.models.systems.registry import build_model
 from plum.models.systems.special_tokens import with_special_tokens
 from plum.models.weightless import allocate_parameters
@@ -120,7 +121,7 @@ def load_pretrained(
     config = read_model_config(folder)
     require_heads(folder)
     require_sizes(config, {name: saved.shape for name, saved in saved_tensors(folder).items()}, str(folder))
-    tokenizer = load_tokenizer(folder) if config.hf is None else load_stock_tokenizer(folder)
+    tokenizer = load_model_tokenizer(folder, config)
     with_special_tokens(config, tokenizer)
     try:
         model = build_model(config, is_backbone_empty=True).to(dtype)
@@ -143,7 +144,8 @@ def has_heads(folder: Path | str) -> bool:
 
 def is_projector(name: str) -> bool:
     """Return whether a tensor of a model belongs to the projector between the vision tower and the language model."""
-    return ".multi_modal_projector." in name
+    parts = [part for part, component in BACKBONE_PARTS if component == "llava.projector"]
+    return name.startswith("llava.") and any(part in name for part in parts)
 
 
 def has_projector(folder: Path | str) -> bool:

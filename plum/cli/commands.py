@@ -61,6 +61,12 @@ COMMANDS: Final[dict[str, Command]] = {
             "weights/LISA-7B-v1 weights/lisa_7b --clip weights/clip-vit-large-patch14",
         ),
         Command(
+            "adopt",
+            "adopt:adopt",
+            ("source", "destination"),
+            "weights/Qwen3-VL-4B-Instruct weights/qwen3_base --sam weights/sam2.1-hiera-large",
+        ),
+        Command(
             "convert-llava",
             "convert_llava:convert_llava",
             ("source", "destination"),

@@ -12,7 +12,7 @@ from plum.data.catalogue import State as DataState
 from plum.data.download_sources import find_marker
 from plum.doctor.file_hashes import hash_large_files
 from plum.doctor.findings import Finding, State
-from plum.inputs.tokenizer import load_tokenizer
+from plum.inputs.tokenizer import load_model_tokenizer
 from plum.models.systems.special_tokens import add_written_tokens, with_special_tokens
 from plum.train_config import DataConfig, SourceConfig, TrainConfig
 from plum.training.initialise import require_same_backbone
@@ -137,7 +137,7 @@ def _examine_folder(config: TrainConfig, folder: Path, cache: Path, is_quiet: bo
     try:
         found = hash_weight_files(folder, cache, is_quiet)
         size = sum(file.stat().st_size for one in found.folders for file in _weight_files(one))
-        tokenizer = load_tokenizer(config.tokenizer or folder)
+        tokenizer = load_model_tokenizer(config.tokenizer or folder, config.model)
         add_written_tokens(config.model, tokenizer)
         require_same_backbone(with_special_tokens(config.model, tokenizer), str(folder))
     except (FileNotFoundError, ValueError) as error:

@@ -22,7 +22,7 @@ from partonomy.structures import RLE, CharSpan
 from plum.checkpoints.model_config_io import read_model_config
 from plum.checkpoints.store import has_heads, load_pretrained
 from plum.inference.predictor import Predictor
-from plum.inputs.tokenizer import load_tokenizer
+from plum.inputs.tokenizer import load_model_tokenizer
 from plum.models.systems.special_tokens import with_special_tokens
 from plum.training.initialise import Placement, build_from
 
@@ -169,8 +169,9 @@ def _key(answer: KnownAnswer) -> tuple[str, str, str, str]:
 
 def _load_base(folder: Path, placement: Placement) -> Predictor:
     """Load a converted base with fresh heads, which are never used."""
-    tokenizer = load_tokenizer(folder)
-    config = with_special_tokens(read_model_config(folder), tokenizer)
+    saved = read_model_config(folder)
+    tokenizer = load_model_tokenizer(folder, saved)
+    config = with_special_tokens(saved, tokenizer)
     torch.manual_seed(0)
     model = build_from(config, str(folder), placement).model
     return Predictor(model.to(placement.device), tokenizer, config)

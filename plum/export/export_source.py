@@ -12,7 +12,7 @@ from plum.checkpoints.model_weights import ModelWeights
 from plum.checkpoints.store import BASE_FILE, CARD_FILE, read_base_record, require_heads, saved_tensors
 from plum.checkpoints.weights import SavedTensor
 from plum.export.training_checkpoint import read_trained
-from plum.inputs.tokenizer import load_tokenizer
+from plum.inputs.tokenizer import load_model_tokenizer
 from plum.models.systems.special_tokens import add_written_tokens, with_special_tokens
 from plum.training.config_file import load_train_config
 from plum.training.initialise import with_fit_of
@@ -74,7 +74,7 @@ def root_base(folder: Path) -> Path:
 
 def _open_saved(folder: Path, run: Path | None) -> ExportSource:
     config = read_model_config(folder)
-    tokenizer = load_tokenizer(folder)
+    tokenizer = load_model_tokenizer(folder, config)
     with_special_tokens(config, tokenizer)
     require_heads(folder)
     is_light = (folder / BASE_FILE).is_file()
@@ -97,7 +97,7 @@ def _open_checkpoint(checkpoint: Path, run: Path) -> ExportSource:
         model_config = model.config
     else:
         saved = saved_tensors(config.init_from)
-        tokenizer = load_tokenizer(config.tokenizer or config.init_from)
+        tokenizer = load_model_tokenizer(config.tokenizer or config.init_from, config.model)
         add_written_tokens(config.model, tokenizer)
         model_config = with_special_tokens(with_fit_of(config.model, config.init_from), tokenizer)
     weights = ModelWeights(model_config, saved, trained, str(checkpoint), is_strict=False)

@@ -10,6 +10,7 @@ from pathlib import Path
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from plum.config import ModelConfig
 from plum.inputs.conversation import BEGIN_TOKEN, END_TOKEN, IMAGE_TOKEN
 
 PAD_TOKEN = "<pad>"
@@ -102,6 +103,16 @@ def load_stock_tokenizer(folder: Path | str, chat_template: str | None = None) -
         tokenizer.pad_token = tokenizer.eos_token
     _check_offsets(tokenizer, _STOCK_PROBE, str(folder))
     return tokenizer
+
+
+def load_model_tokenizer(folder: Path | str, config: ModelConfig) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a model: LLaVA's, or a stock model's with its chat template.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: see `load_tokenizer` and `load_stock_tokenizer`.
+    """
+    return load_tokenizer(folder) if config.hf is None else load_stock_tokenizer(folder)
 
 
 def _read_tokenizer(folder: Path | str) -> PreTrainedTokenizerBase:

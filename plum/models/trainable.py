@@ -90,6 +90,6 @@ def _check_against_adapters(model: GroundedLMM, config: TrainableConfig) -> None
 
 def _frozen_identity(model: GroundedLMM) -> set[str]:
     """Return the parameter names of the projector's second layer if it only replaces LLaVA v1's missing one."""
-    if model.config.of_llava.projector != "linear":
+    if model.config.llava is None or model.config.llava.projector != "linear":
         return set()
     return {name for name, _ in model.named_parameters() if "multi_modal_projector.linear_2." in name}

@@ -7,7 +7,7 @@ the fresh heads in float32 and the file being read.
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from plum.checkpoints.store import HEAD_PREFIX, has_heads, has_projector, is_pro
 from plum.checkpoints.weights import copy_tensors
 from plum.config import (
     CalicoConfig,
+    HfBackboneConfig,
     LlavaConfig,
     ModelConfig,
     Quantization,
@@ -67,11 +68,42 @@ class InitialisedModel:
 
 
 def with_fit_of(config: ModelConfig, init_from: str | None) -> ModelConfig:
-    """Return a run's architecture with `llava.vision.fit` set: its own, or else that of the model it starts from."""
+    """Return a run's architecture, completed from the model it starts from.
+
+    `llava.vision.fit` is the run's own, or else that model's. What `hf` leaves out is that model's.
+
+    Raises:
+        ValueError: `hf` names another value than the model; the message names the keys.
+    """
+    if init_from is not None and config.hf is not None:
+        return replace(config, hf=_complete_stock(config.hf, init_from))
     if init_from is None or config.llava is None or config.llava.vision.fit is not None:
         return with_fit(config)
     saved = read_model_config(Path(init_from)).llava
     return with_fit(config, None if saved is None else saved.vision.fit)
+
+
+def _complete_stock(own: HfBackboneConfig, folder: str) -> HfBackboneConfig:
+    """Return the saved stock model's configuration, with which everything that the run gives has to agree."""
+    saved = read_model_config(Path(folder)).hf
+    if saved is None:
+        raise ValueError(f"model.hf is set, but {folder} has LLaVA as its backbone; adopt a stock model (plum adopt)")
+    for key in ("stock", "image_processor", "processor"):
+        if differing := sorted(_differing_keys(getattr(own, key), getattr(saved, key), f"model.hf.{key}")):
+            raise ValueError(
+                f"{', '.join(differing)} of this run and of {folder} differ; leave them out of the run's YAML"
+            )
+    return saved
+
+
+def _differing_keys(own: Mapping[str, object], saved: Mapping[str, object], prefix: str) -> Iterator[str]:
+    """Yield the keys of `own` that have another value in `saved`."""
+    for key, value in own.items():
+        other = saved.get(key)
+        if isinstance(value, Mapping) and isinstance(other, Mapping):
+            yield from _differing_keys(value, other, f"{prefix}.{key}")
+        elif value != other:
+            yield f"{prefix}.{key}"
 
 
 def build_from(

@@ -18,7 +18,7 @@ from plum.data.excluded_images import TrainingImages
 from plum.data.loader import load_batches
 from plum.data.mixture import MixtureDataset
 from plum.data.sam_feature_cache import SamFeatureCache
-from plum.inputs.tokenizer import load_tokenizer
+from plum.inputs.tokenizer import load_model_tokenizer
 from plum.models.backbones.quantization import UNVERIFIED
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.segmenters.sam import SegmentAnything
@@ -233,7 +233,8 @@ def build_or_load(config: TrainConfig, device: torch.device = CPU) -> tuple[PreT
             "would stay random; set it to true, or start from a model with heads"
         )
     if config.init_from is not None and not Path(config.init_from).is_dir():
-        command = "convert --system calico" if config.model.calico is not None else "convert-llava"
+        command = "adopt" if config.model.hf is not None else "convert-llava"
+        command = "convert --system calico" if config.model.calico is not None else command
         raise FileNotFoundError(
             f"init_from: {config.init_from} does not exist: train the stage that writes it, make it with `python -m "
             f"plum {command}`, or name another saved model"
@@ -243,7 +244,7 @@ def build_or_load(config: TrainConfig, device: torch.device = CPU) -> tuple[PreT
             f"trainable.projector is false, and {config.init_from} holds no projector of images (CALICO's f_image): it "
             "would stay random; set it to true, or convert the start with InstructBLIP whose language model is Vicuna"
         )
-    tokenizer = load_tokenizer(folder)
+    tokenizer = load_model_tokenizer(folder, config.model)
     added = add_written_tokens(config.model, tokenizer)
     _require_trained_rows(config, tokenizer.convert_ids_to_tokens(list(added)))
     torch.manual_seed(config.seed)
@@ -279,9 +280,10 @@ def _starts_with_projection(config: TrainConfig) -> bool:
 def _require_trained_rows(config: TrainConfig, added: Sequence[str]) -> None:
     """Refuse to add tokens whose rows would stay as they start."""
     if added and not config.trainable.embeddings and config.trainable.language_model != "full":
+        conversation = "none" if config.model.llava is None else config.model.llava.conversation
         raise ValueError(
             f"the run adds {', '.join(added)} to the vocabulary (model.system {config.model.system}, "
-            f"model.llava.conversation {config.model.of_llava.conversation}), so their rows must be trained: set "
+            f"model.llava.conversation {conversation}), so their rows must be trained: set "
             "trainable.embeddings and model.lora.train_embeddings to true, or choose a template without <im_start>"
         )
 
