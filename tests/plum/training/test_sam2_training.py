@@ -29,6 +29,7 @@ from plum.inference.predictor import Predictor
 from plum.inputs.image_transforms import build_image_transform, segmenter_input
 from plum.losses.losses import compute_losses
 from plum.models.grounded_lmm import GroundedLMM
+from plum.models.segmenters.build import build_segmenter, complete_sizes
 from plum.models.segmenters.sam2 import Sam2
 from plum.models.systems.registry import build_model
 from plum.models.systems.special_tokens import with_special_tokens
@@ -521,6 +522,20 @@ def test_a_model_type_selects_sam_2(tmp_path: Path) -> None:
     assert load_train_config(on_the_line).model.sam == found.sam
     plain = load_train_config(["--config", "configs/plum_tiny_stage1.yaml", "--model.sam.decoder_heads", "2"])
     assert isinstance(plain.model.sam, SamConfig)
+
+
+def test_the_page_s_configuration_is_hiera_large() -> None:
+    page = Path("docs/segmenters.md").read_text()
+    block = yaml.safe_load(page.split("```yaml\n")[1].split("```")[0])
+    assert Sam2Config(**block["model"]["sam"]) == HIERA_LARGE
+    config = complete_sizes(HIERA_LARGE)
+    with torch.device("meta"):
+        sam, vit_h = build_segmenter(config), build_segmenter(SamConfig())
+    assert sum(one.numel() for one in sam.parameters()) == 216_924_865
+    for segmenter in (sam, vit_h):
+        for prepared in (True, False):
+            sizes = (segmenter.bytes_per_image(dtype, prepared) / 1e6 for dtype in (torch.float32, torch.bfloat16))
+            assert " / ".join(f"{size:.1f}" for size in sizes) + " MB" in page
 
 
 @pytest.mark.parametrize(
