@@ -167,6 +167,9 @@ def test_the_mask_encoder_equals_transformers() -> None:
 def test_names_are_those_of_transformers_checkpoints() -> None:
     sam = make_sam2()
     assert sam.state_dict().keys() == Sam2Model(stock_config(tiny_sam2_config())).state_dict().keys()
+    # Checkpoints hold the positional table twice, and transformers draws it twice.
+    prompts = sam.prompt_encoder.shared_embedding.positional_embedding
+    assert torch.equal(sam.shared_image_embedding.positional_embedding, prompts)
 
 
 @pytest.mark.parametrize("is_encoder_trained", [False, True])
