@@ -34,7 +34,10 @@ SAM_3_MEAN = SAM_3_STD = (127.5, 127.5, 127.5)
 
 @dataclass(frozen=True)
 class ImageInputs:
-    """One image for both towers, float32: clip_pixels [3, p, p]; sam_pixels [3, P, P], or None without a segmenter."""
+    """One image for both towers, float32: clip_pixels [3, p, p]; sam_pixels [3, P, P].
+
+    `sam_pixels` is None if the segmenter is not run.
+    """
 
     clip_pixels: Tensor
     sam_pixels: Tensor | None
