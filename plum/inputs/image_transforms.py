@@ -39,11 +39,11 @@ SAM_3_MEAN = SAM_3_STD = (127.5, 127.5, 127.5)
 
 @dataclass(frozen=True)
 class ImageInputs:
-    """One image for backbone and segmenter. LLaVA's and the segmenter's pixels are uint8 if the transform leaves them
-    as bytes.
+    """One image for backbone and segmenter.
 
-    clip_pixels: float32 [3, p, p] (LLaVA), or the arguments of a stock model's image encoder
-    sam_pixels: float32 [3, P, P], or None if SAM is not run
+    clip_pixels: [3, p, p] (LLaVA), or the arguments of a stock model's image encoder
+    sam_pixels: [3, P, P], or None if the segmenter is not run
+        Both are normalised float32, or uint8 if the transform leaves them as bytes.
     slot: what takes the image's place in a conversation's tokens; None: the same for every image of the model
     """
 

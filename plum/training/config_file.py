@@ -1,7 +1,7 @@
 """Build a TrainConfig from YAML files and command-line overrides, and check its ranges before anything is loaded."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -237,12 +237,27 @@ def _have_sam2(arguments: Sequence[str]) -> bool:
 
     jsonargparse would try one type of the segmenter after the other: a misspelt key would be reported against both, and
     a single size on the command line would silently turn SAM 2 into SAM.
+
+    Raises:
+        ValueError: a file is not YAML, or the sizes are of both; the message names the key and the files.
     """
+    blocks: dict[str, dict[str, object]] = {}
+    for file in config_files(arguments):
+        content = read_yaml(Path(file)) if Path(file).is_file() else None
+        model = content.get("model") if isinstance(content, dict) else None
+        sam = model.get("sam") if isinstance(model, dict) else None
+        blocks[file] = sam if isinstance(sam, dict) else {}
+    givers = [file for file, sam in blocks.items() if names_sam2(sam)]
     if any(word.split("=")[0] == f"--{SAM_2_KEY}" for word in arguments):
-        return True
-    contents = [read_yaml(Path(file)) for file in config_files(arguments) if Path(file).is_file()]
-    models = [content.get("model") for content in contents if isinstance(content, dict)]
-    return any(isinstance(model, dict) and names_sam2(model.get("sam")) for model in models)
+        givers.append("the command line")
+    of_sam = {one.name for one in fields(SamConfig)} - {one.name for one in fields(Sam2Config)}
+    for file, sam in blocks.items() if givers else ():
+        if both := [key for key in sam if key in of_sam]:
+            raise ValueError(
+                f"model.sam.{both[0]} of {file} is a size of SAM's, but {givers[0]} gives {SAM_2_KEY}: give the sizes "
+                "of one segmenter only (docs/segmenters.md)"
+            )
+    return bool(givers)
 
 
 def build_parser(has_sam2: bool = False) -> ArgumentParser:

@@ -294,7 +294,7 @@ def build_objective(
     """Return the model with its losses, and with the part pretext if the configuration has one.
 
     Raises:
-        ValueError: the pretext reads layers that the segmenter has not.
+        ValueError: the pretext needs layers that the segmenter does not have.
     """
     if config.part_pretext is None:
         return Objective(model, config.losses, sam_features=sam_features)

@@ -35,7 +35,7 @@ def open_feature_cache(config: TrainConfig, model: GroundedLMM) -> SamFeatureCac
         )
     dtype = torch.bfloat16 if config.engine.precision == "bf16" else torch.float32
     given, max_bytes = segmenter_input(config.model.sam), None if limit is None else int(limit * GIGABYTE)
-    is_prepared = not model.sam.is_decoder_of_embeddings_trained
+    is_prepared = not model.sam.prepares_with_trained_weights
     return open_cache(folder, model.sam, given, dtype, is_prepared=is_prepared, max_bytes=max_bytes)
 
 
@@ -56,7 +56,7 @@ def complete_embeddings(batch: Batch, sam: Segmenter, cache: SamFeatureCache) ->
         found = cache.get(batch.image_hashes[row])
         if found is None:
             found = sam.encode_images(batch.sam_pixels[number : number + 1])
-            if not sam.is_decoder_of_embeddings_trained:
+            if not sam.prepares_with_trained_weights:
                 found = sam.prepare(found)
             cache.put(batch.image_hashes[row], found)
         embeddings[row] = found
@@ -72,7 +72,7 @@ def describe_feature_cache(cache: SamFeatureCache, sam: Segmenter, precision: st
     """Say how much the cache holds, and how much an image takes in a run of this precision ("bf16" or "fp32")."""
     size = f"{cache.size_in_bytes() / GIGABYTE:.3f} GB"
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    is_prepared = not sam.is_decoder_of_embeddings_trained
+    is_prepared = not sam.prepares_with_trained_weights
     per_image = f"{sam.bytes_per_image(dtype, is_prepared) / MEGABYTE:.1f} MB per image"
     if not is_prepared:
         smaller = sam.bytes_per_image(dtype) / MEGABYTE

@@ -50,7 +50,7 @@ from plum.inference.predictor import Predictor
 from plum.inputs.bio_labels import TokenSpan
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.segmenters.mask_resize import resize_to_original
-from plum.structures import ImageTokens
+from plum.structures import ImageEmbeddings, ImageTokens
 from scripts.bench.device_clock import seconds_now
 from scripts.bench.eval import IMAGE_SIZES, NEAR_ZERO
 from scripts.bench.eval_counters import watch
@@ -199,16 +199,16 @@ class Towers(Enum):
     RECALL = "the result that was kept"
 
 
-Features = Tensor | ImageTokens
+Features = ImageEmbeddings | ImageTokens
 """What a tower makes of images: SAM an embedding, LLaVA's tower the tokens that its language model reads."""
 
 
 def concatenate(parts: Sequence[Features]) -> Features:
     """Return the features of all images of `parts`, one after the other."""
     tokens = [part for part in parts if isinstance(part, ImageTokens)]
-    return (
-        ImageTokens.concatenate(tokens) if tokens else torch.cat([part for part in parts if isinstance(part, Tensor)])
-    )
+    if tokens:
+        return ImageTokens.concatenate(tokens)
+    return ImageEmbeddings.concatenate([part for part in parts if isinstance(part, ImageEmbeddings)])
 
 
 class KnownTowers:

@@ -69,7 +69,9 @@ def read_sam2_config(folder: Path) -> Sam2Config:
     found = content.get("model_type") if isinstance(content, dict) else None
     if not isinstance(found, str) or found not in MODEL_TYPES:
         known = ", ".join(sorted(MODEL_TYPES))
-        raise ValueError(f"{path}: model_type is {found!r}, not one of {known}: it is no SAM 2 in transformers' form")
+        raise ValueError(
+            f"{path}: model_type is {found!r}, not one of {known}: it is not a SAM 2 in transformers' form"
+        )
     model_type = cast(Literal["sam2", "edgetam", "sam3_tracker"], MODEL_TYPES[found])
     try:
         stock = getattr(transformers, STOCK[model_type].config).from_dict(content)
@@ -155,7 +157,9 @@ def _load(folder: Path, config: Sam2Config) -> torch.nn.Module:
     ):
         if names:
             rest = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            raise ValueError(f"{folder} {what} {names[0]}{rest}: it is no {config.model_type} of its {CONFIG_FILE}")
+            raise ValueError(
+                f"{folder} {what} {names[0]}{rest}: it is not the {config.model_type} of its {CONFIG_FILE}"
+            )
     return loaded
 
 

@@ -351,7 +351,7 @@ class SegmentAnything(Segmenter):
         return int(self.image_encoder.img_size)
 
     @property
-    def is_decoder_of_embeddings_trained(self) -> bool:
+    def prepares_with_trained_weights(self) -> bool:
         """False: the decoder takes the encoder's output as it is."""
         return False
 

@@ -92,7 +92,7 @@ class Sam2(Segmenter):
         return self._image_size
 
     @property
-    def is_decoder_of_embeddings_trained(self) -> bool:
+    def prepares_with_trained_weights(self) -> bool:
         """Whether the decoder's convolutions of the finer maps are trained."""
         return any(one.requires_grad for layer in self._projections() for one in layer.parameters())
 
@@ -259,7 +259,7 @@ def _require_known(given: Mapping[str, Any], known: Mapping[str, Any], where: st
     """Refuse keys that transformers would take and ignore."""
     for key, value in given.items():
         if key not in known:
-            raise ValueError(f"{where}.{key} is no size of this image encoder; it has {', '.join(sorted(known))}")
+            raise ValueError(f"{where}.{key} is not a size of this image encoder; it has {', '.join(sorted(known))}")
         if isinstance(value, Mapping) and isinstance(known[key], Mapping):
             _require_known(value, known[key], f"{where}.{key}")
 

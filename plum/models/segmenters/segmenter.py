@@ -33,7 +33,7 @@ class Segmenter(nn.Module, ABC):
 
     @property
     @abstractmethod
-    def is_decoder_of_embeddings_trained(self) -> bool:
+    def prepares_with_trained_weights(self) -> bool:
         """Whether `prepare` applies trained weights, so that only unprepared embeddings may be kept."""
 
     @abstractmethod

@@ -76,8 +76,8 @@ def build_m2sa(config: ModelConfig, backbones: Backbones) -> GroundedLMM:
     sizes = config.sam
     if not isinstance(sizes, SamConfig):
         raise ValueError(
-            f"model.system m2sa adds features of SAM's first global block, which {sizes.model_type} has not: give "
-            "model.sam the sizes of SAM (no model_type), or choose another model.system"
+            f"model.system m2sa adds features of SAM's first global block, which {sizes.model_type} does not have: "
+            "give model.sam the sizes of SAM (no model_type), or choose another model.system"
         )
     if not sizes.encoder_global_blocks:
         raise ValueError("model.system m2sa reads SAM's first global block; model.sam.encoder_global_blocks is empty")

@@ -29,6 +29,7 @@ from plum.inference.predictor import Predictor
 from plum.inputs.image_transforms import build_image_transform, segmenter_input
 from plum.losses.losses import compute_losses
 from plum.models.grounded_lmm import GroundedLMM
+from plum.models.segmenters.build import build_segmenter, complete_sizes
 from plum.models.segmenters.sam2 import Sam2
 from plum.models.systems.registry import build_model
 from plum.models.systems.special_tokens import with_special_tokens
@@ -253,7 +254,7 @@ def test_a_run_may_leave_sizes_out_that_its_start_names(stage_0: TrainConfig) ->
         ({"vision": {"backbone_config": {"embed_dim_per_stage": [8, 10**9]}}}, "embed_dim_per_stage is 1000000000"),
         ({"model_type": "sam4"}, r"sam\.model_type is 'sam4', not one of"),
         ({"vision": []}, r"sam\.vision is \[\], not of type dict"),
-        ({"vision": {"backbone_config": {"depth": 3}}}, r"backbone_config\.depth is no size"),
+        ({"vision": {"backbone_config": {"depth": 3}}}, r"backbone_config\.depth is not a size"),
     ],
 )
 def test_a_damaged_configuration_is_named(
@@ -523,10 +524,27 @@ def test_a_model_type_selects_sam_2(tmp_path: Path) -> None:
     assert isinstance(plain.model.sam, SamConfig)
 
 
+def test_the_page_s_configuration_is_hiera_large() -> None:
+    page = Path("docs/segmenters.md").read_text()
+    block = yaml.safe_load(page.split("```yaml\n")[1].split("```")[0])
+    assert Sam2Config(**block["model"]["sam"]) == HIERA_LARGE
+    config = complete_sizes(HIERA_LARGE)
+    with torch.device("meta"):
+        sam, vit_h = build_segmenter(config), build_segmenter(SamConfig())
+    assert sum(one.numel() for one in sam.parameters()) == 216_924_865
+    for segmenter in (sam, vit_h):
+        for prepared in (True, False):
+            sizes = (segmenter.bytes_per_image(dtype, prepared) / 1e6 for dtype in (torch.float32, torch.bfloat16))
+            assert " / ".join(f"{size:.1f}" for size in sizes) + " MB" in page
+
+
 @pytest.mark.parametrize(
     ("sam", "message"),
     [
-        ({**SAM_2_YAML, "encoder_dim": 32}, "encoder_dim"),
+        (
+            {**SAM_2_YAML, "encoder_dim": 32},
+            r"model\.sam\.encoder_dim of .*run\.yaml is a size of SAM's, but .*run\.yaml",
+        ),
         ({**SAM_2_YAML, "image_sise": 32}, "image_sise"),
         ({**SAM_2_YAML, "model_type": "sam4"}, "sam4"),
         ({**SAM_2_YAML, "image_size": 1.5}, "image_size"),
@@ -540,6 +558,16 @@ def test_wrong_keys_are_named_against_one_kind_of_segmenter(tmp_path: Path, sam:
     assert "class_path" not in str(error.value)
 
 
+@pytest.mark.parametrize("giver", ["file", "line"])
+def test_the_two_kinds_of_segmenter_cannot_be_mixed(tmp_path: Path, giver: str) -> None:
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text("model: {sam: {model_type: sam2}}")
+    flags = ["--config", str(overlay)] if giver == "file" else ["--model.sam.model_type=sam2"]
+    by = "overlay.yaml" if giver == "file" else "the command line"
+    with pytest.raises(ValueError, match=rf"encoder_dim of configs/plum_tiny_stage1\.yaml is .* but .*{by} gives"):
+        load_train_config(["--config", "configs/plum_tiny_stage1.yaml", *flags])
+
+
 def test_what_needs_sam_says_so(tmp_path: Path) -> None:
     m2sa = replace(
         tiny_model_config(40, TINY_TOKENS),
@@ -548,7 +576,7 @@ def test_what_needs_sam_says_so(tmp_path: Path) -> None:
         seg_token=SegTokenConfig(),
         sam=tiny_sam2_config(),
     )
-    with pytest.raises(ValueError, match="m2sa adds features of SAM's first global block, which sam2 has not"):
+    with pytest.raises(ValueError, match="m2sa adds features of SAM's first global block, which sam2 does not have"):
         build_model(m2sa)
     path = write_yaml(tmp_path, SAM_2_YAML)
     with pytest.raises(ValueError, match="set part_pretext to null"):

@@ -167,6 +167,9 @@ def test_the_mask_encoder_equals_transformers() -> None:
 def test_names_are_those_of_transformers_checkpoints() -> None:
     sam = make_sam2()
     assert sam.state_dict().keys() == Sam2Model(stock_config(tiny_sam2_config())).state_dict().keys()
+    # Checkpoints hold the positional table twice, and transformers draws it twice.
+    prompts = sam.prompt_encoder.shared_embedding.positional_embedding
+    assert torch.equal(sam.shared_image_embedding.positional_embedding, prompts)
 
 
 @pytest.mark.parametrize("is_encoder_trained", [False, True])
@@ -206,9 +209,9 @@ def test_prepared_embeddings_stay_as_they_are() -> None:
 
 def test_decoder_convolutions_decide_what_may_be_kept() -> None:
     sam = make_sam2()
-    assert sam.is_decoder_of_embeddings_trained
+    assert sam.prepares_with_trained_weights
     sam.mask_decoder.requires_grad_(False)
-    assert not sam.is_decoder_of_embeddings_trained
+    assert not sam.prepares_with_trained_weights
     kept = {prepared: sam.weights_of_embeddings(prepared).keys() for prepared in (False, True)}
     assert kept[True] - kept[False] == {
         f"mask_decoder.{name}.{kind}" for name in ("conv_s0", "conv_s1") for kind in ("weight", "bias")
@@ -260,8 +263,8 @@ def test_sam_3_decodes_as_transformers_does() -> None:
     ("changed", "message"),
     [
         ({"vision": {"fpn_hidden_size": 3}}, r"vision\.fpn_hidden_size is 3, but .* make it 16"),
-        ({"vision": {"blocks": 3}}, r"vision\.blocks is no size of this image encoder"),
-        ({"vision": {"backbone_config": {"depth": 3}}}, r"vision\.backbone_config\.depth is no size"),
+        ({"vision": {"blocks": 3}}, r"vision\.blocks is not a size of this image encoder"),
+        ({"vision": {"backbone_config": {"depth": 3}}}, r"vision\.backbone_config\.depth is not a size"),
         ({"vision": {"backbone_config": {"hidden_size": "x"}}}, "hidden_size"),
         ({"image_size": 100}, "does not run at 100 px"),
         ({"patch_size": 8}, "set patch_size and prompt_dim"),
