@@ -29,6 +29,10 @@ NUM_MULTIMASK_OUTPUTS = 3
 IOU_HEAD_DEPTH = 3
 MAX_TOKENS_OF_ALL_HEADS = 1024
 """Grids of up to this many tokens, mainly windows, attend with all heads at once."""
+IMAGES_AT_ONCE = 4
+"""Images that a frozen encoder runs together on a GPU if no embedding is kept. An image of ViT-H has 160 tiles of flash
+attention, too few to fill the 132 processors of an H200 evenly. The bound on memory is that of the doctor's estimate
+(`plum.doctor.memory`): .18 GB an image in bfloat16."""
 UNBIASED_DEVICES = ("cuda",)
 """Devices on which larger grids attend without a bias. On the CPU, head by head with a bias is quicker
 (docs/LOG.md)."""
@@ -326,6 +330,8 @@ class SegmentAnything(nn.Module):
 
     can_keep_embeddings = True
     """Whether `encode_images` depends on the image encoder alone, so that a frozen encoder's results may be kept."""
+    images_at_once = 1
+    """Images that a frozen encoder runs together."""
 
     def __init__(
         self,
@@ -354,15 +360,14 @@ class SegmentAnything(nn.Module):
     def encode_images(self, sam_pixels: Tensor) -> Tensor:
         """Encode normalised, padded images [B, 3, P, P] to embeddings [B, C, h, w].
 
-        A frozen encoder builds no graph and runs one image at a time. At full size, one image fills a GPU and bounds
-        the memory. An embedding then does not depend on other images of the batch, not even by rounding, so it may be
-        kept.
+        A frozen encoder builds no graph and runs `images_at_once` images at a time, which bounds the memory. If that is
+        one, an embedding does not depend on other images of the batch, not even by rounding, so it may be kept.
         """
         with grad_if_trainable(self.image_encoder):
             pixels = sam_pixels.to(self.image_encoder.patch_embed.proj.weight.dtype)
-            if torch.is_grad_enabled() or len(pixels) < 2:
+            if torch.is_grad_enabled() or len(pixels) <= self.images_at_once:
                 return self.image_encoder(pixels)
-            return torch.cat([self.image_encoder(image) for image in pixels.split(1)])
+            return torch.cat([self.image_encoder(some) for some in pixels.split(self.images_at_once)])
 
     def dense_position(self) -> Tensor:
         """Return SAM's dense positional encoding [1, C, h, w]."""

@@ -61,7 +61,7 @@ class EarlyFusionSam(SegmentAnything):
             embeddings = super().encode_images(sam_pixels)
         finally:
             listener.remove()
-        return embeddings + self.early_fusion(torch.cat(early))  # a frozen encoder runs one image at a time
+        return embeddings + self.early_fusion(torch.cat(early))  # a frozen encoder runs a few images at a time
 
 
 def build_m2sa(config: ModelConfig, backbones: Backbones) -> GroundedLMM:
