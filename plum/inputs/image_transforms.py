@@ -86,7 +86,7 @@ class ImageTransform:
         """
         assert batch.sam_sizes is not None, "the collator has set the sizes"
         device = batch.clip_pixels.device
-        clip = batch.clip_pixels.float() / constant((255.0,), device)
+        clip = batch.clip_pixels.float() / constant((255.0,), torch.float32, device)
         sam = _standardise(batch.sam_pixels.float(), SAM_MEAN, SAM_STD)
         places = torch.arange(self.sam_size, device=device)
         in_rows, in_columns = (places < batch.sam_sizes[:, axis, None] for axis in (0, 1))  # [U, P]
@@ -204,7 +204,7 @@ def _channels_first(picture: Image.Image) -> np.ndarray:
 
 def _standardise(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """Do what `_normalise` does to [B, 3, H, W] on any device, in place."""
-    of_mean, of_std = (constant(values, pixels.device)[:, None, None] for values in (mean, std))
+    of_mean, of_std = (constant(values, torch.float32, pixels.device)[:, None, None] for values in (mean, std))
     return pixels.sub_(of_mean).div_(of_std)
 
 

@@ -23,7 +23,7 @@ from plum.models.systems.registry import build_model
 from plum.models.systems.special_tokens import with_special_tokens
 from plum.models.tiny import tiny_model_config
 from plum.models.trainable import set_trainable
-from plum.structures import Batch, Exchange, Sample
+from plum.structures import Batch, Exchange, LossTerms, Sample
 from plum.train_config import DataConfig, EngineConfig, LossConfig, OptimizerConfig, SourceConfig, TrainableConfig
 from plum.training import engine as engine_module
 from plum.training.engine import PlainEngine
@@ -107,6 +107,31 @@ def test_a_micro_batch_waits_for_nothing_but_its_batch(system: str, monkeypatch:
     found = [f"{count} x {what}" for what, count in waits.found.most_common()]
     assert len(found) == 1, "\n".join(found)
     assert found[0].startswith("1 x copy to the device at data/packed_batch.py"), found
+
+
+@pytest.mark.parametrize(("loss", "is_spoilt"), [(float("inf"), True), (float("nan"), True), (2.0, False)])
+def test_a_loss_that_is_not_finite_spoils_its_gradients(loss: float, is_spoilt: bool) -> None:
+    """An infinite loss may have finite gradients: those of x + inf are 1."""
+    weight, given = torch.ones((), requires_grad=True), []
+    terms = LossTerms(*torch.zeros(4))
+    result = StepResult(weight * 3 + loss, terms, None, *torch.zeros(2, 3))
+    trainer = Trainer.__new__(Trainer)
+    config = SimpleNamespace(micro_batch_size=6)
+    trainer.engine = SimpleNamespace(  # type: ignore[assignment]
+        ranks=Ranks(0, 1, torch.device("cpu")),
+        num_updates_done=0,
+        forward=lambda *_: result,
+        backward=given.append,
+        step=lambda: None,
+    )
+    trainer.config = SimpleNamespace(seed=1, part_pretext=None, engine=config)  # type: ignore[assignment]
+    trainer.skipped = SkippedUpdates(5, trainer.engine.ranks)
+    _, collator = _world("plum")
+    trainer.run_micro_batch(0, collator([_sample(0, (24, 32))]))
+    given[0].backward()
+    assert weight.grad is not None
+    assert bool(weight.grad.isnan()) == is_spoilt
+    assert is_spoilt or weight.grad == 3
 
 
 def test_the_loader_sends_what_it_would_yield(tmp_path: Path) -> None:
