@@ -267,7 +267,7 @@ class ValidationConfig:
     """Number of updates between validations; each follows a checkpoint. The weights before the first update and after
     the last one are validated, too."""
     limit: int = 200
-    """Largest number of images of a validation, rounded down to whole micro-batches of all ranks."""
+    """Largest number of images of a validation. Each is scored once, for any number of ranks."""
     metric: Literal["micro_giou", "loss"] = "micro_giou"
     """What makes weights the best: the mean IoU of the masks of given phrases, or the weighted loss."""
     patience: int = 0

@@ -7,6 +7,7 @@ from functools import reduce
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
 from partonomy.cli.config_files import config_files
+from partonomy.cli.flags import add_config_flag, add_switch
 from partonomy.cli.parsers import add_version, example, parse_words, settings_parser
 from plum.train_config import TrainConfig
 
@@ -195,7 +196,6 @@ def load_start(arguments: Sequence[str]) -> Start:
 
 def build_parser() -> ArgumentParser:
     """Return train.py's parser."""
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = settings_parser(
         prog="train.py",
         description="Train a grounded multimodal model.",
@@ -203,17 +203,14 @@ def build_parser() -> ArgumentParser:
         exit_on_error=False,
     )
     add_version(parser)
-    parser.add_argument(
-        "--config", action="config", help="YAML of plum.train_config.TrainConfig; may be given several times"
-    )
-    parser.add_class_arguments(TrainConfig)
-    parser.add_argument(
-        "--overwrite",
-        type=bool,
-        nargs="?",
-        const=True,
-        default=False,
-        help="remove the run that run_dir holds, and start anew",
-    )
-    parser.add_argument("--local_rank", type=int, default=0, help="set by the deepspeed launcher; ignored")
+    add_keys(parser)
     return parser
+
+
+def add_keys(parser: ArgumentParser) -> None:
+    """Add the keys of a configuration as flags, and the flags of this start."""
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    add_config_flag(parser, "YAML of plum.train_config.TrainConfig; may be given several times")
+    parser.add_class_arguments(TrainConfig)
+    add_switch(parser, "overwrite", "remove the run that run_dir holds, and start anew")
+    parser.add_argument("--local_rank", type=int, default=0, help="set by the deepspeed launcher; ignored")
