@@ -7,12 +7,13 @@ from torch import Tensor
 
 
 @lru_cache(maxsize=256)
-def constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+def constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return the tensor of some numbers on a device, made once; it must not be written to.
 
     Args:
-        values: floats (float32) or integers (int64).
+        values: the numbers.
+        dtype: of the tensor; equal numbers of Python do not tell integers from floats.
         device: where the tensor is kept.
     """
     with torch.inference_mode(False):  # an inference tensor could not be used in training later
-        return torch.tensor(values, device=device)
+        return torch.tensor(values, dtype=dtype, device=device)

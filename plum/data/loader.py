@@ -78,42 +78,47 @@ def load_batches(
         `num_micro_batches` batches, in the same order for any `num_workers`. An error is raised in its batch's turn.
     """
     positions = RankPositions(rank, world_size, micro_batch_size, start_micro_batch, num_micro_batches)
-    if device.type != "cpu":
-        collator = collator.sending_bytes()
-        pinned = PackingCollator(collator, is_pinned=device.type == "cuda")
-    if num_workers == 0 and device.type == "cpu":
-        return _load_ahead(torch.utils.data.DataLoader(mixture, batch_sampler=positions, collate_fn=collator))
-    packed: Iterator[PackedBatch]
     if num_workers == 0:
-        packed = _load_ahead(torch.utils.data.DataLoader(mixture, batch_sampler=positions, collate_fn=pinned))
-    else:
-        packed = iter(
-            torch.utils.data.DataLoader(
-                mixture,
-                batch_sampler=positions,
-                collate_fn=PackingCollator(collator),
-                num_workers=num_workers,
-                worker_init_fn=_use_one_thread,
-                prefetch_factor=PREFETCHED,
-                pin_memory=device.type == "cuda",
-            )
-        )
-    if device.type == "cpu":
-        return map(unpack_batch, packed)
-    return (collator.transform.normalise(unpack_batch(one.to(device))) for one in packed)
+        return _load_in_thread(mixture, collator, positions, device)
+    loader = torch.utils.data.DataLoader(
+        mixture,
+        batch_sampler=positions,
+        collate_fn=PackingCollator(collator if device.type == "cpu" else collator.sending_bytes()),
+        num_workers=num_workers,
+        worker_init_fn=_use_one_thread,
+        prefetch_factor=PREFETCHED,
+        pin_memory=device.type == "cuda",
+    )
+    return map(unpack_batch, loader) if device.type == "cpu" else _send(loader, collator, device)
 
 
-def load_listed(mixture: MixtureDataset, collator: Collator, positions: Sequence[Sequence[int]]) -> Iterator[Batch]:
+def load_listed(
+    mixture: MixtureDataset, collator: Collator, positions: Sequence[Sequence[int]], device: torch.device = CPU
+) -> Iterator[Batch]:
     """Load micro-batches of named positions in a thread of this process.
 
     Args:
         mixture: the samples.
         collator: makes batches.
         positions: for each micro-batch, the positions of its samples.
+        device: see `load_batches`.
     """
-    return _load_ahead(
-        torch.utils.data.DataLoader(mixture, batch_sampler=[list(one) for one in positions], collate_fn=collator)
-    )
+    return _load_in_thread(mixture, collator, [list(one) for one in positions], device)
+
+
+def _load_in_thread(
+    mixture: MixtureDataset, collator: Collator, positions: Iterable[list[int]], device: torch.device
+) -> Iterator[Batch]:
+    if device.type == "cpu":
+        return _load_ahead(torch.utils.data.DataLoader(mixture, batch_sampler=positions, collate_fn=collator))
+    packing = PackingCollator(collator.sending_bytes(), is_pinned=device.type == "cuda")
+    packed = _load_ahead(torch.utils.data.DataLoader(mixture, batch_sampler=positions, collate_fn=packing))
+    return _send(packed, collator, device)
+
+
+def _send(packed: Iterable[PackedBatch], collator: Collator, device: torch.device) -> Iterator[Batch]:
+    """Send batches to a device, each in one copy, and normalise their images there."""
+    return (collator.transform.normalise(unpack_batch(one.to(device))) for one in packed)
 
 
 def _load_ahead(loader: Iterable[Loaded]) -> Iterator[Loaded]:

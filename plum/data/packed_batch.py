@@ -44,7 +44,6 @@ class PackingCollator:
     """Collator of a loader process: collates samples, then packs the batch, in pinned memory if `is_pinned`."""
 
     collate: Callable[[Sequence[Sample]], Batch]
-
     is_pinned: bool = False
 
     def __call__(self, samples: Sequence[Sample]) -> PackedBatch:

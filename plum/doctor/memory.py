@@ -27,6 +27,7 @@ from plum.doctor.activations import (
 )
 from plum.doctor.workload import Assumptions, Workload, build_workload, training_dtype
 from plum.models.parameter_counts import parameters_by_component
+from plum.models.segmenters.sam import IMAGES_AT_ONCE
 from plum.models.systems.registry import build_model
 from plum.models.trainable import set_trainable
 from plum.train_config import EngineConfig, TrainConfig
@@ -382,8 +383,9 @@ def _inputs_bytes(config: TrainConfig, work: Workload) -> int:
 def _sam_encoder_bytes(config: TrainConfig, work: Workload) -> int:
     """Return the transient bytes of one global block without a graph: its attention, or the MLP if larger.
 
-    A frozen encoder runs one image at a time. On a GPU SAM's attention has no bias: the scores of rows and columns
-    widen queries, keys and values (`plum.models.segmenters.sam.FusedAttention`). Of SAM 2, its largest layer counts.
+    A frozen encoder runs a few images at a time, or one if embeddings are kept. On a GPU SAM's attention has no bias:
+    the scores of rows and columns widen queries, keys and values (`plum.models.segmenters.sam.FusedAttention`). Of
+    SAM 2, its largest layer counts, of one image.
     """
     sam = config.model.sam
     if isinstance(sam, Sam2Config):
@@ -393,7 +395,8 @@ def _sam_encoder_bytes(config: TrainConfig, work: Workload) -> int:
     scores = 2 * sam.encoder_heads * cells * round(cells**0.5)
     # The block's input, its norm, queries, keys and values; the scores; all three and the result once more, widened.
     attention = 5 * states + scores + 4 * (states + scores)
-    return max(attention, 10 * states) * work.element_bytes
+    at_once = IMAGES_AT_ONCE if config.data.sam_feature_cache is None else 1
+    return min(at_once, work.images) * max(attention, 10 * states) * work.element_bytes
 
 
 def _layer_forward_bytes(config: TrainConfig, work: Workload) -> int:

@@ -153,7 +153,7 @@ class ImageTransform:
         assert batch.sam_sizes is not None, "the collator has set the sizes"
         device, clip = batch.sam_pixels.device, batch.clip_pixels
         if isinstance(clip, Tensor):
-            clip = _standardise(clip.float() / constant((255.0,), device), CLIP_MEAN, CLIP_STD)
+            clip = _standardise(clip.float() / constant((255.0,), torch.float32, device), CLIP_MEAN, CLIP_STD)
         sam = _standardise(batch.sam_pixels.float(), self.for_segmenter.mean, self.for_segmenter.std)
         places = torch.arange(self.sam_size, device=device)
         in_rows, in_columns = (places < batch.sam_sizes[:, axis, None] for axis in (0, 1))  # [U, P]
@@ -277,7 +277,7 @@ def _channels_first(picture: Image.Image) -> np.ndarray:
 
 def _standardise(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """Do what `_normalise` does to [B, 3, H, W] on any device, in place."""
-    of_mean, of_std = (constant(values, pixels.device)[:, None, None] for values in (mean, std))
+    of_mean, of_std = (constant(values, torch.float32, pixels.device)[:, None, None] for values in (mean, std))
     return pixels.sub_(of_mean).div_(of_std)
 
 

@@ -105,7 +105,7 @@ def bio_loss(
     """
     num_classes = tag_logits.shape[-1]
     classes = classes_of_tags(tags, num_classes)
-    weights = constant(class_weights[:num_classes], tag_logits.device)
+    weights = constant(class_weights[:num_classes], torch.float32, tag_logits.device)
     if form == "hinge":
         # torch's refuses a batch of none.
         total = multi_margin_loss(tag_logits.float(), classes, margin=margin, weight=weights, reduction="sum")

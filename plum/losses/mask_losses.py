@@ -212,13 +212,13 @@ def mask_losses(mask_logits: Tensor, batch: Batch, config: LossConfig) -> tuple[
         nothing = torch.zeros((), dtype=torch.float32, device=mask_logits.device)
         return nothing, nothing
     padded_size = batch.sam_pixels.shape[-1]
-    image_rows = span_plan(batch.spans).images
+    image_rows, by_mask = span_plan(batch.spans).images, mask_logits.unbind()
     overlaps, bces = [], []
     for frame, rows in group_by_frame([batch.frames[row] for row in image_rows]).items():
         targets = _stack_targets(batch, rows, image_rows, frame)
         is_counted = _stack_counted([batch.ignore_masks[image_rows[row]] for row in rows], targets)
         resize = resize_matrices(mask_logits.shape[-1], frame, padded_size, mask_logits.device)
-        sums = sum_pixels(_take_rows(mask_logits, rows), targets, is_counted, resize, focal_of(config))
+        sums = sum_pixels(_take_rows(mask_logits, by_mask, rows), targets, is_counted, resize, focal_of(config))
         overlap, bce = losses_by_mask(sums, config)
         overlaps.append(overlap)
         bces.append(bce)
@@ -310,11 +310,9 @@ def bce_loss(sums: PixelSums) -> Tensor:
     return sums.cross_entropy / sums.counted.clamp(min=1)
 
 
-def _take_rows(mask_logits: Tensor, rows: list[int]) -> Tensor:
-    """Return the logits of some spans. Rows are sliced, not indexed: an index would be copied to the device."""
-    if rows == [*range(len(mask_logits))]:
-        return mask_logits
-    return torch.stack([mask_logits[row] for row in rows])
+def _take_rows(mask_logits: Tensor, by_mask: Sequence[Tensor], rows: list[int]) -> Tensor:
+    """Return the logits of some spans, stacked from their own tensors: an index would be copied to the device."""
+    return mask_logits if rows == [*range(len(mask_logits))] else torch.stack([by_mask[row] for row in rows])
 
 
 def _stack_targets(batch: Batch, rows: list[int], image_rows: Sequence[int], frame: ImageFrame) -> Tensor:

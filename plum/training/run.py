@@ -21,7 +21,7 @@ from plum.data.sam_feature_cache import SamFeatureCache
 from plum.inputs.tokenizer import load_model_tokenizer
 from plum.models.backbones.quantization import UNVERIFIED
 from plum.models.grounded_lmm import GroundedLMM
-from plum.models.segmenters.sam import SegmentAnything
+from plum.models.segmenters.sam import IMAGES_AT_ONCE, SegmentAnything
 from plum.models.systems.registry import build_model
 from plum.models.systems.special_tokens import add_written_tokens, initialise_new_rows, with_special_tokens
 from plum.models.trainable import TrainableRow, set_trainable
@@ -112,6 +112,8 @@ def build_parts(config: TrainConfig, device: torch.device) -> TrainingParts:
     tokenizer, model = build_or_load(config, device)
     rows = set_trainable(model, config.trainable)
     sam_features = open_feature_cache(config, model)
+    if sam_features is None and device.type == "cuda" and isinstance(model.sam, SegmentAnything):
+        model.sam.images_at_once = IMAGES_AT_ONCE
     collator = Collator(tokenizer, model.config, config.data, sam_features)
     held_out = () if config.validation is None else held_out_images(config.validation.sources)
     images = benchmark_images(config.data, held_out)

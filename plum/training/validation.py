@@ -98,9 +98,9 @@ class HeldOutImages:
         """Score the current weights. Collective: every rank returns the same numbers."""
         sums = torch.zeros(4, dtype=torch.float64)  # loss of each image, images, IoU, masks
         with _evaluating(self.objective.model):
-            batches = load_listed(self.mixture, self.collator, self.micro_batches)
+            batches = load_listed(self.mixture, self.collator, self.micro_batches, self.ranks.device)
             for listed, batch in zip(self.micro_batches, batches, strict=True):
-                sums += self._score(batch.to(self.ranks.device), len(listed))
+                sums += self._score(batch, len(listed))
         sums = sums.to(self.ranks.device)
         if torch.distributed.is_initialized():
             torch.distributed.all_reduce(sums)

@@ -316,7 +316,7 @@ class Backbone(nn.Module, ABC):
         suppressed = self.special_tokens.suppressed
         if not suppressed:
             return logits
-        return logits.index_fill(-1, constant(tuple(suppressed), logits.device), float("-inf"))
+        return logits.index_fill(-1, constant(tuple(suppressed), torch.long, logits.device), float("-inf"))
 
     @torch.no_grad()
     def generate(

@@ -31,6 +31,10 @@ NUM_MULTIMASK_OUTPUTS = 3
 IOU_HEAD_DEPTH = 3
 MAX_TOKENS_OF_ALL_HEADS = 1024
 """Grids of up to this many tokens, mainly windows, attend with all heads at once."""
+IMAGES_AT_ONCE = 4
+"""Images that a frozen encoder runs together on a GPU if no embedding is kept. An image of ViT-H has 160 tiles of flash
+attention, too few to fill the 132 processors of an H200 evenly. The bound on memory is that of the doctor's estimate
+(`plum.doctor.memory`): .18 GB an image in bfloat16."""
 UNBIASED_DEVICES = ("cuda",)
 """Devices on which larger grids attend without a bias. On the CPU, head by head with a bias is quicker
 (docs/LOG.md)."""
@@ -326,6 +330,10 @@ class SegmentAnything(Segmenter):
         position_dtype: arithmetic of the dense positional encoding, whatever the dtype of the weights.
     """
 
+    images_at_once = 1
+    """Images that a frozen encoder runs together. If it is one, an embedding does not depend on other images, so it may
+    be kept."""
+
     def __init__(
         self,
         image_encoder: ImageEncoderViT,
@@ -367,9 +375,10 @@ class SegmentAnything(Segmenter):
         """Encode normalised, padded images [B, 3, P, P]; see `Segmenter.encode_images`."""
         with grad_if_trainable(self.image_encoder):
             pixels = sam_pixels.to(self.image_encoder.patch_embed.proj.weight.dtype)
-            if torch.is_grad_enabled() or len(pixels) < 2:
+            if torch.is_grad_enabled() or len(pixels) <= self.images_at_once:
                 return ImageEmbeddings(self.image_encoder(pixels))
-            return ImageEmbeddings(torch.cat([self.image_encoder(image) for image in pixels.split(1)]))
+            together = [self.image_encoder(some) for some in pixels.split(self.images_at_once)]
+            return ImageEmbeddings(torch.cat(together))
 
     def dense_position(self) -> Tensor:
         """Return SAM's dense positional encoding [1, C, h, w]."""

@@ -62,7 +62,7 @@ class EarlyFusionSam(SegmentAnything):
             embeddings = super().encode_images(sam_pixels)
         finally:
             listener.remove()
-        # A frozen encoder runs one image at a time.
+        # A frozen encoder runs a few images at a time.
         return ImageEmbeddings(embeddings.main + self.early_fusion(torch.cat(early)))
 
 

@@ -11,9 +11,20 @@ from typing import Literal
 
 import pytest
 import torch
+import torch.distributed
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
 from plum.export.training_checkpoint import read_trained
-from plum.train_config import TrainConfig
+from plum.models.systems.registry import build_model
+from plum.models.tiny import TINY_TOKENS, tiny_batch, tiny_model_config
+from plum.models.trainable import set_trainable
+from plum.structures import TEXT_ONLY
+from plum.train_config import EngineConfig, LossConfig, OptimizerConfig, TrainableConfig, TrainConfig
+from plum.training import engine as engine_module
+from plum.training.engine import DdpEngine
+from plum.training.gradients import trained_parameters
+from plum.training.objective import Objective
+from plum.training.ranks import start_ranks
 from plum.training.run import train
 from tests.plum.training.launching import fork_ranks_to_their_ends, train_forked, write_config
 from tests.plum.training.training_world import largest_difference, make_config, moved, with_engine, write_inputs
@@ -127,3 +138,27 @@ def test_torchrun_trains_without_deepspeed(folder: Path) -> None:
         [sys.executable, "-c", "import deepspeed"], env=environment, capture_output=True, check=False
     )
     assert imported.returncode != 0, "DeepSpeed was not blocked"
+
+
+def test_gradients_are_reduced_once_an_update(monkeypatch: pytest.MonkeyPatch) -> None:
+    reduced: list[int] = []
+
+    def count(group: object, bucket: torch.distributed.GradBucket) -> torch.futures.Future[torch.Tensor]:
+        reduced.append(bucket.buffer().numel())
+        return allreduce_hook(group, bucket)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(engine_module, "allreduce_hook", count)
+    config = EngineConfig(kind="ddp", precision="fp32", accumulation=3)
+    sizes = tiny_model_config(40, TINY_TOKENS)
+    model = build_model(sizes)
+    set_trainable(model, TrainableConfig(language_model="frozen"))
+    ranks = start_ranks(config)
+    try:
+        engine = DdpEngine(Objective(model, LossConfig(kl=0.0)), config, OptimizerConfig(), 4, ranks)
+        batch = tiny_batch(sizes, (1, TEXT_ONLY), torch.Generator().manual_seed(0))
+        for _ in range(2 * config.accumulation):
+            engine.backward(engine.forward(batch).total)
+            engine.step()
+    finally:
+        torch.distributed.destroy_process_group()
+    assert reduced == [sum(parameter.numel() for parameter in trained_parameters(model))] * 2

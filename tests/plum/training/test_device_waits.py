@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,13 +14,16 @@ from torch.nn import functional
 from partonomy.masks import encode_mask
 from partonomy.structures import CharSpan
 from plum.config import LoraConfig, ModelConfig
+from plum.data.build import build_mixture
 from plum.data.collate import Collator
+from plum.data.loader import load_batches
 from plum.data.packed_batch import PackingCollator, unpack_batch
+from plum.models.batch_plan import student_layout
 from plum.models.systems.registry import build_model
 from plum.models.systems.special_tokens import with_special_tokens
 from plum.models.tiny import tiny_model_config
 from plum.models.trainable import set_trainable
-from plum.structures import Batch, Exchange, Sample
+from plum.structures import Batch, Exchange, LossTerms, Sample
 from plum.train_config import DataConfig, EngineConfig, LossConfig, OptimizerConfig, SourceConfig, TrainableConfig
 from plum.training import engine as engine_module
 from plum.training.engine import PlainEngine
@@ -28,6 +32,7 @@ from plum.training.ranks import Ranks
 from plum.training.skipped_updates import SkippedUpdates
 from plum.training.tracking import RunningTerms
 from plum.training.trainer import Trainer
+from tests.plum.data.part_world import write_world
 from tests.plum.data.tokenizers_for_tests import byte_level
 from tests.plum.models.systems.sisters_world import seg_tokenizer, sister_config
 from tests.plum.pretended_device import DEVICE, HeldTensor, pretended_device
@@ -102,6 +107,62 @@ def test_a_micro_batch_waits_for_nothing_but_its_batch(system: str, monkeypatch:
     found = [f"{count} x {what}" for what, count in waits.found.most_common()]
     assert len(found) == 1, "\n".join(found)
     assert found[0].startswith("1 x copy to the device at data/packed_batch.py"), found
+
+
+@pytest.mark.parametrize(("loss", "is_spoilt"), [(float("inf"), True), (float("nan"), True), (2.0, False)])
+def test_a_loss_that_is_not_finite_spoils_its_gradients(loss: float, is_spoilt: bool) -> None:
+    """An infinite loss may have finite gradients: those of x + inf are 1."""
+    weight, given = torch.ones((), requires_grad=True), []
+    terms = LossTerms(*torch.zeros(4))
+    result = StepResult(weight * 3 + loss, terms, None, *torch.zeros(2, 3))
+    trainer = Trainer.__new__(Trainer)
+    config = SimpleNamespace(micro_batch_size=6)
+    trainer.engine = SimpleNamespace(  # type: ignore[assignment]
+        ranks=Ranks(0, 1, torch.device("cpu")),
+        num_updates_done=0,
+        forward=lambda *_: result,
+        backward=given.append,
+        step=lambda: None,
+    )
+    trainer.config = SimpleNamespace(seed=1, part_pretext=None, engine=config)  # type: ignore[assignment]
+    trainer.skipped = SkippedUpdates(5, trainer.engine.ranks)
+    _, collator = _world("plum")
+    trainer.run_micro_batch(0, collator([_sample(0, (24, 32))]))
+    given[0].backward()
+    assert weight.grad is not None
+    assert bool(weight.grad.isnan()) == is_spoilt
+    assert is_spoilt or weight.grad == 3
+
+
+def test_the_loader_sends_what_it_would_yield(tmp_path: Path) -> None:
+    write_world(tmp_path)
+    data = DataConfig(tuple(SourceConfig(kind, str(tmp_path)) for kind in ("explanatory", "part_vqa")))
+    tokenizer = byte_level()
+    collator = Collator(tokenizer, with_special_tokens(tiny_model_config(len(tokenizer)), tokenizer), data)
+    mixture = build_mixture(data, seed=3)
+
+    def load(device: torch.device) -> Iterator[Batch]:
+        return load_batches(
+            mixture,
+            collator,
+            rank=0,
+            world_size=1,
+            micro_batch_size=4,
+            start_micro_batch=0,
+            num_workers=0,
+            num_micro_batches=2,
+            device=device,
+        )
+
+    on_host = list(load(torch.device("cpu")))
+    with pretended_device():
+        for expected, found in zip(on_host, load(DEVICE), strict=True):
+            assert found.sample_ids == expected.sample_ids
+            for name in ("input_ids", "labels", "clip_pixels", "sam_pixels"):
+                held = getattr(found, name)
+                assert isinstance(held, HeldTensor), name
+                assert torch.equal(held.held, getattr(expected, name)), name
+            assert student_layout(found) is not None, "the plan came along"
 
 
 def test_on_the_pretended_device_losses_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,6 +62,20 @@ def test_image_encoder_equals_segment_anything() -> None:
     torch.testing.assert_close(fused, sam.encode_images(pixels).main, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize(("at_once", "sizes"), [(1, [1, 1, 1]), (2, [2, 1]), (4, [3])])
+def test_a_frozen_encoder_runs_a_few_images_at_a_time(at_once: int, sizes: list[int]) -> None:
+    sam = build_sam(CONFIG).eval().requires_grad_(False)
+    randomise(sam)
+    pixels = torch.randn(3, 3, 48, 48, generator=torch.Generator().manual_seed(1))
+    assert sam.images_at_once == 1, "so that embeddings may be kept"
+    expected = sam.encode_images(pixels)
+    found: list[int] = []
+    sam.image_encoder.register_forward_pre_hook(lambda _, given: found.append(len(given[0])))
+    sam.images_at_once = at_once
+    torch.testing.assert_close(sam.encode_images(pixels), expected, atol=1e-5, rtol=0)
+    assert found == sizes
+
+
 def _watch_attention(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor | None]:
     """Return a list that gets the bias of each attention of the image encoder."""
     biases: list[torch.Tensor | None] = []
