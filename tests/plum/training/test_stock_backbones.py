@@ -1,7 +1,6 @@
 """Stock models from adoption to answers: adopt, train, resume, save light and whole, load, ask; with SAM and SAM 2."""
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from plum.models.tiny import tiny_model_config, tiny_sam2_config
 from plum.train_config import TrainableConfig, TrainConfig
 from plum.training.run import build_or_load, train
 from tests.partonomy.models.tiny_checkpoints import ARCHITECTURES
+from tests.plum.training.test_run import _train_to_the_sixth_micro_batch
 from tests.plum.training.training_world import largest_difference, make_config, moved, write_inputs
 
 ASKED = (Turn(Role.USER, "What visible parts does it have?"),)
@@ -106,13 +106,11 @@ def test_a_run_learns_and_saves_what_it_trained(folder: Path) -> None:
     assert all(np.isfinite(value) for entry in log for value in entry.values() if isinstance(value, float))
 
 
-def test_a_stopped_run_goes_on_to_the_same_weights(folder: Path) -> None:
-    shutil.copytree(folder / "run", folder / "again")
-    for later in ("update_000004", "update_000003"):
-        shutil.rmtree(folder / "again" / "checkpoints" / later, ignore_errors=True)
-    shutil.rmtree(folder / "again" / "model")
-    train(run(folder, "again"))
-    assert largest_difference(folder / "run" / "model", folder / "again" / "model") == 0.0
+def test_a_stopped_run_goes_on_to_the_same_weights(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = run(folder, "interrupted")
+    _train_to_the_sixth_micro_batch(config, monkeypatch)
+    train(config)
+    assert largest_difference(folder / "run" / "model", folder / "interrupted" / "model") == 0.0
 
 
 def test_a_saved_model_answers_and_scores_in_all_ways_alike(folder: Path) -> None:
