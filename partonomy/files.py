@@ -131,6 +131,31 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def require_readable(path: Path) -> None:
+    """Raise the system's error about a file that cannot be opened, before a library is asked that names another reason.
+
+    Raises:
+        OSError: the file is missing or may not be read; its `filename` names it.
+    """
+    path.open("rb").close()
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """Yield the files of a folder and of all folders in it; links to folders are not followed.
+
+    `Path.rglob` skips a folder that may not be read without a word.
+
+    Raises:
+        OSError: a folder may not be read; its `filename` names it.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    for place, _, names in os.walk(folder, onerror=refuse):
+        yield from (Path(place) / name for name in names)
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 

@@ -7,6 +7,7 @@ host takes it over if that process has ended; on another host, nobody can know, 
 
 import errno
 import logging
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -83,6 +84,37 @@ def lock_output(output: Path) -> Iterator[None]:
     path = lock_path(output)
     with _hold_and_remove(path, _refusal(output, path)):
         yield
+
+
+@contextmanager
+def new_folder(folder: Path, advice: str, *, accept_empty: bool = False) -> Iterator[Path]:
+    """Write a new folder under another name, and rename it once it is complete.
+
+    One process at a time writes the same folder; what a killed one has left is deleted.
+
+    Args:
+        folder: The folder to write; its parents are created.
+        advice: What to do if it exists, as the end of the message.
+        accept_empty: Whether an empty folder may exist; it is replaced.
+
+    Raises:
+        FileExistsError: `folder` exists.
+        BlockingIOError: Another process is writing it.
+    """
+    with lock_output(folder):
+        if folder.exists() and not (accept_empty and folder.is_dir() and not any(folder.iterdir())):
+            raise FileExistsError(f"{folder} exists; {advice}")
+        partial = folder.with_name(f"{folder.name}.partial")
+        if partial.exists():
+            shutil.rmtree(partial)
+        partial.mkdir()
+        try:
+            yield partial
+            if folder.exists():
+                folder.rmdir()
+            partial.rename(folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)  # gone already, unless something failed
 
 
 def has_other_files(folder: Path) -> bool:

@@ -6,6 +6,7 @@ instead, nothing is recorded for these items, and `--resume` asks them.
 """
 
 import errno
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
@@ -26,6 +27,8 @@ _OF_ONE_FILE = frozenset(
 )
 """Error numbers of an input file that is missing, is no file or is damaged (decoders seek to impossible positions)."""
 
+_OF_RIGHTS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+"""Error numbers of a file or folder that this user may not read or write."""
 _OPENCV_NO_MEMORY = -4
 """`cv2.error.code` of an allocation that failed (StsNoMem)."""
 _MEMORY_WORDS = ("out of memory", "allocate memory", "not enough memory", "cublas_status_alloc_failed")
@@ -44,7 +47,7 @@ class MachineFault(RuntimeError):
     """A fault of the machine, described in one line. It ends the run, and nothing is recorded as failed."""
 
     def __init__(self, error: BaseException) -> None:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        reason = _missing_right(error) or " ".join(f"{type(error).__name__}: {error}".split())
         super().__init__(
             f"{reason} - this is a fault of the machine and not of the model, so the command ends and nothing is "
             "recorded as failed; mend it, then go on (runs and predictions: --resume)"
@@ -97,6 +100,49 @@ def is_out_of_memory(error: BaseException) -> bool:
         or (_is_device_error(cause) and (_has_memory_type(cause) or _says(cause, _MEMORY_WORDS)))
         for cause in _chain(error)
     )
+
+
+def describe_error(error: BaseException) -> str:
+    """Return an error in words; of one for lack of rights, the path, whose right is missing and what to do.
+
+    The lack of rights is found, too, if a reader has taken the file for a damaged one and raised an error from it.
+    """
+    if not isinstance(error, MachineFault) and (text := _missing_right(error)):
+        return text
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error) or type(error).__name__
+
+
+def _missing_right(error: BaseException) -> str | None:
+    """Return the path, whose right is missing and what to do, if an error is for lack of rights."""
+    for cause in _chain(error):
+        if isinstance(cause, OSError) and cause.errno in _OF_RIGHTS and isinstance(cause.filename, (str, bytes)):
+            return _describe_missing_right(Path(os.fsdecode(cause.filename)), cause)
+    return None
+
+
+def _describe_missing_right(path: Path, error: OSError) -> str:
+    reason = error.strerror or type(error).__name__
+    if error.errno == errno.EROFS:
+        return f"{path}: {reason}; choose a folder on another file system"
+    folder = path
+    while not os.path.lexists(folder) and folder.parent != folder:  # no error where a folder may not be entered
+        folder = folder.parent
+    if folder == path and not _may(path, os.R_OK | (os.X_OK if path.is_dir() else 0)):
+        return f"{path}: {reason}; you may not read it: change its rights (chmod, chown), or name another path"
+    if folder == path and not _may(path, os.W_OK):
+        return f"{path}: {reason}; you may not write it: change its rights (chmod, chown), or choose another output"
+    parent = folder.parent if folder == path else folder
+    if not _may(parent, os.X_OK):
+        return f"{path}: {reason}; you may not enter {parent}: change its rights (chmod, chown), or name another path"
+    if not _may(parent, os.W_OK):
+        return f"{parent}: {reason}; you may not write here: change its rights (chmod, chown), or choose another output"
+    return f"{path}: {reason}; change the rights of the file or its folder (chmod, chown), or name another path"
+
+
+def _may(path: Path, rights: int) -> bool:
+    return os.access(path, rights, effective_ids=os.access in os.supports_effective_ids)
 
 
 class InputFiles:

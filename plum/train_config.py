@@ -5,6 +5,12 @@ from typing import Literal
 
 from plum.config import ModelConfig, Quantization
 
+PRETEXT_NEEDS_SAM = (
+    "part_pretext trains SAM's upscaling convolutions on its embedding alone, which SAM 2's decoder "
+    "(model.sam.model_type) never reads without its finer maps: set part_pretext to null"
+)
+"""Why only SAM has the pretext."""
+
 
 @dataclass(frozen=True)
 class LossConfig:
@@ -265,7 +271,7 @@ class ValidationConfig:
     """Number of updates between validations; each follows a checkpoint. The weights before the first update and after
     the last one are validated, too."""
     limit: int = 200
-    """Largest number of images of a validation, rounded down to whole micro-batches of all ranks."""
+    """Largest number of images of a validation. Each is scored once, for any number of ranks."""
     metric: Literal["micro_giou", "loss"] = "micro_giou"
     """What makes weights the best: the mean IoU of the masks of given phrases, or the weighted loss."""
     patience: int = 0

@@ -83,7 +83,7 @@ def test_flags_take_dashes_and_underscores() -> None:
     written = ["doctor", "--zero-stage=1", "--config", "my-run.yaml", "--set", "a-b=c-d", "--", "--as-it-is"]
     assert underscored(written) == ["doctor", "--zero_stage=1", *written[2:]]
     words = ["doctor", "--config", "a-b.yaml", "--zero-stage", "1", "--hash-cache", "x-y.json"]
-    parsed = parse_words(plum_parser(["doctor"]), words)
+    parsed = parse_words(plum_parser(["doctor"]), words).doctor
     assert (parsed.zero_stage, parsed.hash_cache, parsed.config) == (1, Path("x-y.json"), [Path("a-b.yaml")])
     words = ["build", "--source", "coco", "--output", "x", "--object-name", "race-car"]
     assert parse_words(partonomy_parser("build"), words).build.object_name == "race-car"

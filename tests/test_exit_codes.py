@@ -21,6 +21,8 @@ partonomy build-mmr {wrong} --output {new} --split val
 partonomy build-mixedparts {wrong} --output {new} --num_train 1 --num_val 1 --num_test 1
 partonomy import --questions {wrong} --output {new}
 partonomy export --questions {wrong} --output {new}.json
+partonomy push-dataset {wrong} --license mit --output {new}
+partonomy pull-dataset {wrong} {new}
 partonomy stats {wrong}
 partonomy check {wrong}
 partonomy seal {wrong}

@@ -34,6 +34,8 @@ MODULES = (
     "playwright",
     "wandb",
     "trackio",
+    "pyarrow",
+    "datasets",
     "hypothesis",
 )
 """What the extras install, as it is imported."""

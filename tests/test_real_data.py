@@ -118,6 +118,29 @@ def test_check_of_real_annotation_files(tmp_path: Path) -> None:
 
 
 @needs_real_data
+def test_photographs_come_back_from_a_hub_data_set_byte_identical(ade20k: Built, tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed (requirements-hub.txt)")
+    written, back = tmp_path / "written", tmp_path / "back"
+    assert main(["push-dataset", str(ade20k.folder), "--license", "other", "--output", str(written)]) == 0
+    assert main(["pull-dataset", str(written), str(back)]) == 0
+    assert load_questions(back).content_hash == load_questions(ade20k.folder).content_hash
+    images = load_dataset(ade20k.folder)
+    assert any(len(image.objects) > 1 for image in images.images)
+    for image in images.images:
+        assert (back / "images" / image.file_name).read_bytes() == (images.image_root / image.file_name).read_bytes()
+    size = sum(path.stat().st_size for path in (back / "images").rglob("*"))
+    assert sum(path.stat().st_size for path in written.rglob("*.parquet")) < 1.5 * size
+    for model in ("random", "oracle"):
+        first, again = (
+            validate(model, folder, tmp_path / f"{model}_{number}", "--limit", "4")
+            for number, folder in enumerate((ade20k.folder, back))
+        )
+        assert {key: one.metrics for key, one in first.groups.items()} == {
+            key: one.metrics for key, one in again.groups.items()
+        }
+
+
+@needs_real_data
 def test_baselines_bound_every_model_on_photographs(
     ade20k: Built, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,7 +15,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from scipy.io import loadmat
 
 from partonomy.benchmarks.mmr import MultiTargetItem, define_multi_target
 from partonomy.benchmarks.multi_referring import MIN_CLASSES, class_question, draw_classes
@@ -121,6 +120,8 @@ def _cityscapes(root: Path, split: str) -> list[StreetScene]:
 
 
 def _gtav(root: Path, split: str) -> list[StreetScene]:
+    from scipy.io import loadmat  # noqa: PLC0415  (a sixth of a second to import, for every command)
+
     file = root / "gtav" / "split.mat"
     if split not in GTAV_SPLITS:
         raise ValueError(

@@ -22,6 +22,10 @@ BROKEN_PIPE = 128 + signal.SIGPIPE
 """The reader of the output has closed it (`| head`)."""
 
 
+class UsageError(ValueError):
+    """The command line is wrong in a way that no parser notices, such as two flags that exclude each other."""
+
+
 def run_command(command: Callable[[], int | None], arguments: Sequence[str], name: str = "") -> int:
     """Run a command and report how it ends; an error in the input is one line on stderr, without a traceback.
 
@@ -43,7 +47,7 @@ def run_command(command: Callable[[], int | None], arguments: Sequence[str], nam
         return BROKEN_PIPE
     except (OSError, ValueError, RuntimeError) as error:
         print(f"{start}: {error_line(error, arguments)}", file=sys.stderr)
-        return ERROR
+        return USAGE if isinstance(error, UsageError) else ERROR
     except MemoryError as error:
         print(f"{start}: {one_line(str(MachineFault(error)))}", file=sys.stderr)
         return ERROR

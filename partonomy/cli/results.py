@@ -162,8 +162,8 @@ def report(
     Args:
         run: Output folder of a finished run of any benchmark.
         output: HTML file to write; default report.html in the run's folder.
-        baselines: Output folders of other runs on the same items, to compare with; a path, or a list in brackets.
-        training_metrics: metrics.jsonl files of the model's training, for the loss curves; a path, or a list in
+        baselines: Output folders of other runs on the same items, to compare with; repeatable, or a list in brackets.
+        training_metrics: metrics.jsonl files of the model's training, for the loss curves; repeatable, or a list in
             brackets. By default, those that the run recorded, or else those next to its checkpoint.
         max_pictures: Number of images that are drawn in the list of all items; 0 draws none.
 
@@ -301,6 +301,8 @@ def export_results(run: str, *, format: str, output: str, overwrite: bool = Fals
     print(f"{target}: {counts.num_masks} masks of {counts.num_items} {items}")
     if is_coco:
         print(f"{annotations_path(target)}: their truth")
+    if counts.num_empty:
+        print(f"  {counts.num_empty} of the masks are empty: they have no detection, and the field `empty` names them")
     if counts.num_left_out:
         print(f"  {counts.num_left_out} {items} are left out; they could not be read (summary.json)")
 

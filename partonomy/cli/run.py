@@ -1,18 +1,16 @@
 """`python -m partonomy run BENCHMARK`: runs a model on a benchmark and writes records.jsonl and summary.json."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, fields
-from enum import StrEnum
+from collections.abc import Sequence
+from dataclasses import asdict
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, TypeVar
 
-from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentParser, Namespace
 
 from partonomy.benchmarks.partonomy.task import PartonomyTask
 from partonomy.benchmarks.registry import BENCHMARKS, find_benchmark
-from partonomy.cli.parsers import add_version, example, parse_words, settings_parser
+from partonomy.cli.flags import add_config_flag, add_fields, add_switch, read_fields
+from partonomy.cli.parsers import CommandParser, add_version, example, parse_words, settings_parser
 from partonomy.harness.ranks import rank_from_environment
 from partonomy.harness.run import Job, configure_run, require_scored, run_benchmark
 from partonomy.harness.run_folder import RECORDS_FILE, SUMMARY_FILE, RunConfig
@@ -23,19 +21,19 @@ from partonomy.reporting.overview import overview
 from partonomy.sharding import parse_shard
 from partonomy.stored_lines import Mapped
 
-SettingsT = TypeVar("SettingsT")
 EXAMPLE_FOLDERS = {"questions": "data/mine", "root": "dataset"}
 """Value of each benchmark's `root_flag` in the example of its help text."""
+RUN_FLAGS = "--questions data/mine --model random --output runs/mine_random"
 
 
-def add_benchmarks(parser: ArgumentParser) -> None:
-    """Add every benchmark as a subcommand with its own flags."""
+def add_benchmarks(parser: ArgumentParser, default_model: str | None = None) -> None:
+    """Add every benchmark as a subcommand with its own flags; see `benchmark_parser`."""
     benchmarks = parser.add_subcommands(dest="benchmark", metavar="BENCHMARK")
     for name, benchmark in BENCHMARKS.items():
-        benchmarks.add_subcommand(name, benchmark_parser(name), help=benchmark.title)
+        benchmarks.add_subcommand(name, benchmark_parser(name, default_model=default_model), help=benchmark.title)
 
 
-def benchmark_parser(name: str, prog: str | None = None, default_model: str | None = None) -> ArgumentParser:
+def benchmark_parser(name: str, prog: str | None = None, default_model: str | None = None) -> CommandParser:
     """Build the parser of one benchmark; a YAML file given by --config may also set every flag.
 
     Args:
@@ -46,7 +44,7 @@ def benchmark_parser(name: str, prog: str | None = None, default_model: str | No
     benchmark = find_benchmark(name)
     program = prog or f"python -m partonomy run {name}"
     root = EXAMPLE_FOLDERS[benchmark.root_flag]
-    parser = settings_parser(
+    parser = CommandParser(
         prog=program,
         description=f"{benchmark.title}.",
         epilog=example(
@@ -55,7 +53,7 @@ def benchmark_parser(name: str, prog: str | None = None, default_model: str | No
         ),
     )
     add_version(parser)
-    parser.add_argument("--config", action="config", help="YAML file that may set any of the flags below")
+    add_config_flag(parser)
     parser.add_argument(f"--{benchmark.root_flag}", type=str, required=True, help=benchmark.root_help)
     parser.add_argument(
         "--output", type=str, required=True, help=f"folder to write {RECORDS_FILE} and {SUMMARY_FILE} to"
@@ -66,13 +64,11 @@ def benchmark_parser(name: str, prog: str | None = None, default_model: str | No
         parser.add_argument(
             "--annotations", type=str | None, default=None, help="annotation file to read instead of the split's own"
         )
-    _add_fields(parser, ModelSettings, {"model": default_model} if default_model else {})
-    _add_fields(parser, benchmark.options, {})
+    add_fields(parser, ModelSettings, {"model": default_model} if default_model else {})
+    add_fields(parser, benchmark.options, {})
     parser.add_argument("--limit", type=int | None, default=None, help="maximum number of items (per group)")
-    parser.add_argument(
-        "--resume", action="store_true", help="continue the run in --output, and ask failed items again"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="delete the run in --output and start anew")
+    add_switch(parser, "resume", "continue the run in --output, and ask failed items again")
+    add_switch(parser, "overwrite", "delete the run in --output and start anew")
     parser.add_argument("--num_procs", type=int, default=1, help="number of worker processes on this machine")
     parser.add_argument(
         "--shard",
@@ -99,8 +95,8 @@ def read_run(name: str, arguments: Namespace) -> RunConfig:
     output = Path(arguments.output)
     if arguments.shard is not None:
         parse_shard(arguments.shard)
-    model = _read_fields(ModelSettings, arguments).resolve(output)
-    options = _read_fields(benchmark.options, arguments).resolve(model.model)
+    model = read_fields(ModelSettings, arguments).resolve(output)
+    options = read_fields(benchmark.options, arguments).resolve(model.model)
     return RunConfig(
         benchmark=name,
         split=arguments.get("split") or "",
@@ -171,41 +167,6 @@ def run_named(name: str, prog: str, arguments: Sequence[str], default_model: str
     return run_parsed(name, parse_words(benchmark_parser(name, prog, default_model), arguments))
 
 
-def _add_fields(parser: ArgumentParser, settings: type[Any], defaults: Mapping[str, Any]) -> None:
-    """Add a flag for every field of a dataclass, with its help from the docstrings of the class and its bases."""
-    help_of = {
-        param.arg_name: param.description
-        for base in reversed(settings.__mro__)
-        for param in parse_docstring(base.__doc__ or "").params
-    }
-    for entry in fields(settings):
-        default = defaults.get(entry.name, entry.default)
-        if entry.type is bool:
-            parser.add_argument(f"--{entry.name}", action="store_true", help=help_of.get(entry.name))
-        elif _is_enum(kind := entry.type):
-            words = [str(member) for member in list[Any](kind)]
-            parser.add_argument(f"--{entry.name}", choices=words, default=str(default), help=help_of.get(entry.name))
-        elif default is MISSING:
-            parser.add_argument(f"--{entry.name}", type=entry.type, required=True, help=help_of.get(entry.name))
-        else:
-            parser.add_argument(f"--{entry.name}", type=entry.type, default=default, help=help_of.get(entry.name))
-
-
-def _read_fields(settings: type[SettingsT], arguments: Namespace) -> SettingsT:
-    """Build a dataclass from the flags that `_add_fields` added."""
-    values = {entry.name: arguments[entry.name] for entry in fields(settings)}  # type: ignore[arg-type]
-    enums: dict[str, Any] = {
-        entry.name: entry.type
-        for entry in fields(settings)  # type: ignore[arg-type]
-        if _is_enum(entry.type)
-    }
-    return settings(**{name: enums[name](value) if name in enums else value for name, value in values.items()})
-
-
-def _is_enum(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, StrEnum)
-
-
 def run_command(arguments: Sequence[str]) -> None:
     """Score a model on a benchmark.
 
@@ -219,13 +180,28 @@ def run_command(arguments: Sequence[str]) -> None:
     name = next(iter(arguments), "")
     if name and not name.startswith("-"):
         find_benchmark(name)
-    if name not in BENCHMARKS:
-        program = "python -m partonomy run"
-        flags = "--questions data/mine --model random --output runs/mine_random"
-        parser = settings_parser(
-            prog=program, description="Score a model on a benchmark.", epilog=example(f"{program} partonomy {flags}")
-        )
-        add_benchmarks(parser)
-        parse_words(parser, arguments)
+    run_any("python -m partonomy run", arguments, RUN_FLAGS)
+
+
+def run_any(prog: str, arguments: Sequence[str], flags: str, default_model: str | None = None) -> None:
+    """Run the benchmark that the first argument names; without one, show the benchmarks.
+
+    Args:
+        prog: Name of the command, for messages.
+        arguments: The benchmark and its flags.
+        flags: Flags of the example in the help text.
+        default_model: See `benchmark_parser`.
+
+    Raises:
+        SystemExit: The benchmark or a flag is unknown, or help was requested.
+        OSError, ValueError, RuntimeError: See `run_benchmark`.
+    """
+    name = next(iter(arguments), "")
+    if name in BENCHMARKS:
+        run_named(name, f"{prog} {name}", arguments[1:], default_model)
         return
-    run_named(name, f"python -m partonomy run {name}", arguments[1:])
+    parser = settings_parser(
+        prog=prog, description="Score a model on a benchmark.", epilog=example(f"{prog} partonomy {flags}")
+    )
+    add_benchmarks(parser, default_model)
+    parse_words(parser, arguments)

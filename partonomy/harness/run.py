@@ -36,7 +36,7 @@ from partonomy.harness.run_folder import (
     remove_rank_files,
 )
 from partonomy.harness.summary import Summary, summarize, write_summary
-from partonomy.machine_faults import MachineFault
+from partonomy.machine_faults import MachineFault, describe_error
 from partonomy.models.bounds import BUILTIN_MODELS
 from partonomy.models.contract import GroundedModel
 from partonomy.models.registry import PLUM, TRANSFORMERS, build_model, local_rank_of
@@ -304,6 +304,6 @@ def _work(job: Job, rank: Rank) -> None:
     try:
         run_rank(job, job.config.load_task(), rank)
     except (OSError, ValueError, RuntimeError) as error:
-        raise SystemExit(f"error in rank {rank.index}: {error}") from error
+        raise SystemExit(f"error in rank {rank.index}: {describe_error(error)}") from error
     except MemoryError as error:
         raise SystemExit(f"error in rank {rank.index}: {MachineFault(error)}") from error

@@ -24,10 +24,9 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urlsplit
 
-import httpx
 import numpy as np
 from PIL import Image
 
@@ -37,6 +36,9 @@ from partonomy.models.background_loop import BackgroundLoop
 from partonomy.models.contract import Generation, ModelUnavailable, ReplyRefused, Role, Turn
 from partonomy.models.key_redaction import HEADER_CHARACTERS, KeyRedactor
 from partonomy.structures import CharSpan, ChoiceScore
+
+if TYPE_CHECKING:
+    import httpx
 
 logger = logging.getLogger(__name__)
 
@@ -175,6 +177,8 @@ class JsonClient:
         sleep: Callable[[float], Awaitable[None]] | None = None,
         max_concurrent: int = 1,
     ) -> None:
+        import httpx  # noqa: PLC0415  (a sixth of a second to import, for every command)
+
         self.redactor = KeyRedactor(key)
         self._policy = policy
         self._sleep = sleep or self._sleep_until_stopped
@@ -251,6 +255,8 @@ class JsonClient:
 
     async def _send(self, url: str, content: bytes) -> "_Reply | _Failure":
         """Send a request once and read its reply, within the deadline and up to the maximum size."""
+        import httpx  # noqa: PLC0415
+
         late = f"no complete answer within {self._policy.timeout:g} s"
         progress = _Progress()
         try:
@@ -312,7 +318,7 @@ class _ReplyRejected(Exception):
     """A reply is too large or compressed in an unknown way."""
 
 
-async def _read_content(response: httpx.Response, max_bytes: int) -> bytes:
+async def _read_content(response: "httpx.Response", max_bytes: int) -> bytes:
     """Read a reply's body, decompressed, holding no more than about `max_bytes`.
 
     The request asks for no compression. Proxies that compress nevertheless use gzip or deflate.

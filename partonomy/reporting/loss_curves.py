@@ -17,6 +17,17 @@ if TYPE_CHECKING:
 METRICS_FILE = "metrics.jsonl"
 LOSS_PREFIX = "loss_"
 ACCURACY_PREFIX = "accuracy_"
+UNITS = {
+    "total": "weighted sum",
+    "language": "nats per token",
+    "bio": "loss per token",
+    "mask_overlap": "1 - overlap",
+    "mask_bce": "nats per pixel",
+    "kl": "nats",
+    "part_pretext": "nats per pixel",
+}
+"""Losses of a run of plum -> what a value of them is; any other is a "loss"."""
+ABBREVIATIONS = ("bio", "bce", "kl")
 _SMOOTHING_SPAN = 21  # points in the moving average; curves of at least twice as many are smoothed
 _MAX_POINTS = 600  # points of a drawn line, about two per pixel; more would only make the page larger
 
@@ -80,45 +91,81 @@ def read_curves(path: Path) -> TrainingCurves:
 
 
 def draw_curves(curves: TrainingCurves) -> str:
-    """Draw small charts, one per loss and one for the accuracies, as one SVG element."""
-    from matplotlib.figure import Figure  # noqa: PLC0415  (a second to import; only the report needs it)
+    """Draw small charts, an SVG element for each loss and one for the accuracies, so that a narrow page stacks them.
 
-    charts: list[tuple[str, Sequence[Curve]]] = [
-        (curve.name.removeprefix(LOSS_PREFIX).replace("_", " "), (curve,)) for curve in curves.losses
+    Text stays text, and what matplotlib draws black has the colour of the page's text, so that both follow the page.
+    """
+    from matplotlib import rc_context  # noqa: PLC0415  (a second to import; only the report needs it)
+
+    charts = [
+        _Chart(
+            _title(curve.name), _unit(curve.name), (curve,), is_logarithmic=all(value > 0 for _, value in curve.points)
+        )
+        for curve in curves.losses
     ]
     if curves.accuracies:
-        charts.append(("tag accuracy", curves.accuracies))
-    columns = 4
-    rows = -(-len(charts) // columns)
-    figure = Figure(figsize=(12, 2.3 * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).flat
-    for axis, (title, lines) in zip(axes, charts, strict=False):
-        for line in lines:
-            kept = _kept(len(line.points))
-            updates = [line.points[index][0] for index in kept]
-            raw = [value for _, value in line.points]
-            label = line.name.removeprefix(ACCURACY_PREFIX)
-            is_long = len(raw) >= 2 * _SMOOTHING_SPAN
-            values = _smooth(raw) if is_long else raw
-            (drawn,) = axis.plot(updates, [values[index] for index in kept], linewidth=1.4, label=label)
-            if is_long:
-                thin = [raw[index] for index in kept]
-                axis.plot(updates, thin, linewidth=0.5, alpha=0.25, color=drawn.get_color())
-        axis.set_title(title, fontsize=9)
-        axis.tick_params(labelsize=7, which="both")
-        axis.grid(visible=True, alpha=0.25)
-        axis.spines[["top", "right"]].set_visible(False)
-        if len(lines) > 1:
-            axis.legend(fontsize=7, frameon=False)
-        if title != "tag accuracy" and min(value for _, value in lines[0].points) > 0:
-            axis.set_yscale("log")
-            _label_plainly(axis)
-    for axis in list(figure.axes)[len(charts) :]:
-        axis.set_visible(False)
+        charts.append(_Chart("tag accuracy", "share of tokens", curves.accuracies, is_logarithmic=False))
+    drawn = []
+    for chart in charts:
+        # The salt tells the elements of a page's charts apart, and makes them the same in every process.
+        with rc_context({"svg.fonttype": "none", "svg.hashsalt": f"{curves.title} {chart.title}"}):
+            drawn.append(_draw(chart))
+    return "\n".join(drawn)
+
+
+@dataclass(frozen=True)
+class _Chart:
+    """Lines that share their axes."""
+
+    title: str
+    unit: str
+    lines: tuple[Curve, ...]
+    is_logarithmic: bool
+
+
+def _title(name: str) -> str:
+    words = name.removeprefix(LOSS_PREFIX).split("_")
+    return " ".join([*(word.upper() if word in ABBREVIATIONS else word for word in words), "loss"])
+
+
+def _unit(name: str) -> str:
+    return UNITS.get(name.removeprefix(LOSS_PREFIX), "loss")
+
+
+def _draw(chart: _Chart) -> str:
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
+    figure = Figure(figsize=(3.4, 2.5), layout="constrained")
+    axis = figure.subplots()
+    for line in chart.lines:
+        kept = _kept(len(line.points))
+        updates = [line.points[index][0] for index in kept]
+        raw = [value for _, value in line.points]
+        label = line.name.removeprefix(ACCURACY_PREFIX)
+        is_long = len(raw) >= 2 * _SMOOTHING_SPAN
+        values = _smooth(raw) if is_long else raw
+        (drawn,) = axis.plot(updates, [values[index] for index in kept], linewidth=1.4, label=label)
+        if is_long:
+            thin = [raw[index] for index in kept]
+            axis.plot(updates, thin, linewidth=0.5, alpha=0.25, color=drawn.get_color())
+    axis.set_title(chart.title, fontsize=10, pad=8)
+    axis.set_xlabel("update", fontsize=8)
+    axis.set_ylabel(f"{chart.unit}, log scale" if chart.is_logarithmic else chart.unit, fontsize=8)
+    axis.tick_params(labelsize=8, which="both")
+    axis.grid(visible=True, alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.locator_params(axis="x", nbins=5, integer=True)
+    if len(chart.lines) > 1:
+        axis.legend(fontsize=8, frameon=False)
+    if chart.is_logarithmic:
+        axis.set_yscale("log")
+        _label_plainly(axis)
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
-    return text[text.index("<svg") :]
+    picture = text[text.index("<svg") :].replace("#000000", "currentColor")
+    # Text without a colour of its own is black.
+    return picture.replace("<svg", f'<svg role="img" aria-label="{chart.title}" fill="currentColor"', 1)
 
 
 def _label_plainly(axis: "Axes") -> None:

@@ -9,7 +9,8 @@ from partonomy.benchmarks.cases import Case, CasePicture
 from partonomy.benchmarks.task import Item, Picture, Record, pictures_of, relative_path
 from partonomy.files import json_bytes, open_atomically
 from partonomy.images import image_size
-from partonomy.masks import decode_mask, rle_area, rle_bbox, rle_to_json
+from partonomy.masks import decode_mask, intersection_area, rle_area, rle_bbox, rle_to_json
+from partonomy.progress import counted, progress
 from partonomy.reporting.loaded_run import AnyRun
 from partonomy.reporting.report_browser import verdict_of
 from partonomy.structures import RLE
@@ -56,11 +57,19 @@ class ItemMasks:
 
 @dataclass(frozen=True)
 class ExportCounts:
-    """What was exported; `num_left_out` items of the run could not be read when it was made, so they have no image."""
+    """What was exported.
+
+    Attributes:
+        num_items: items.
+        num_masks: predicted masks, empty ones included.
+        num_left_out: items of the run that could not be read when it was made, so that they have no image.
+        num_empty: predicted masks without a pixel, which FiftyOne has no detection for.
+    """
 
     num_items: int
     num_masks: int
     num_left_out: int
+    num_empty: int = 0
 
 
 def write_coco_results(run: AnyRun, output: Path) -> ExportCounts:
@@ -113,10 +122,11 @@ def annotations_path(output: Path) -> Path:
 def write_fiftyone(run: AnyRun, output: Path) -> ExportCounts:
     """Write a FiftyOne data set: a sample for every item, with its true and predicted masks as detections.
 
-    A sample has the fields item_id, group_name, prompt, status, reason, subject, quality, verdict, `true` and
-    `predicted`.
-    The images stay where they are. `fiftyone.Dataset.from_dir(output, fiftyone.types.FiftyOneDataset)` reads the
-    folder.
+    A sample has the fields item_id, group_name, prompt, status, reason, subject, quality, verdict, `true`, `predicted`
+    and `empty`. A detection's label is the phrase. A predicted one has the attribute `iou`, its intersection over union
+    with the true mask of the same phrase, if every phrase was given. `empty` lists the phrases whose predicted mask has
+    no pixel: a detection needs a box. The images stay where they are.
+    `fiftyone.Dataset.from_dir(output, fiftyone.types.FiftyOneDataset)` reads the folder.
 
     Args:
         run: A finished run; its data must still be at their original location.
@@ -124,33 +134,54 @@ def write_fiftyone(run: AnyRun, output: Path) -> ExportCounts:
 
     Raises:
         ModuleNotFoundError: FiftyOne is not installed.
-        ValueError: The items have changed since the run.
+        ValueError: The items have changed since the run, or FiftyOne's data base cannot be started.
         OSError: The items can no longer be read.
     """
-    import fiftyone  # noqa: PLC0415  (large, and needed for nothing else)
-
     items = _read_items(run)
-    dataset = fiftyone.Dataset()
-    num_items = num_masks = 0
+    fiftyone, dataset = _start_fiftyone()
+    num_items = num_masks = num_empty = 0
     try:
-        for one in _iterate(run, items):
-            num_items += 1
-            num_masks += len(one.predicted)
-            dataset.add_sample(_sample(fiftyone, one))
+        with progress(len(run.records), output.name, run.task.WORDS.item) as shown:
+            for one in counted(_iterate(run, items), shown):
+                sample = _sample(fiftyone, one)
+                num_items += 1
+                num_masks += len(one.predicted)
+                num_empty += len(sample.empty)
+                dataset.add_sample(sample)
         dataset.export(
             export_dir=str(output),
             dataset_type=fiftyone.types.FiftyOneDataset,
             export_media=False,
             overwrite=True,  # the command has asked
+            progress=False,
         )
     finally:
         dataset.delete()  # from FiftyOne's own data base
-    return ExportCounts(num_items, num_masks, len(run.records) - num_items)
+    return ExportCounts(num_items, num_masks, len(run.records) - num_items, num_empty)
+
+
+def _start_fiftyone() -> tuple[Any, Any]:
+    """Return the package and a new data set of it, which starts or finds its data base.
+
+    Raises:
+        ModuleNotFoundError: FiftyOne is not installed.
+        ValueError: the data base cannot be started.
+    """
+    import fiftyone  # noqa: PLC0415  (large, and needed for nothing else)
+
+    try:
+        return fiftyone, fiftyone.Dataset()
+    except Exception as error:  # its errors have no common class
+        raise ValueError(
+            f"FiftyOne cannot start its data base ({type(error).__name__}: {error}); start MongoDB 6.0 or newer, and "
+            "set FIFTYONE_DATABASE_URI, such as mongodb://127.0.0.1:27017"
+        ) from error
 
 
 def _sample(fiftyone: Any, one: ItemMasks) -> Any:
     record = one.record
     (place, *_) = pictures_of(one.item)
+    is_paired = [named.name for named in one.predicted] == [named.name for named in one.true]
     return fiftyone.Sample(
         filepath=str(place.path.resolve()),
         tags=[record.group] if record.group else [],
@@ -163,21 +194,34 @@ def _sample(fiftyone: Any, one: ItemMasks) -> Any:
         quality=record.quality,
         verdict=verdict_of(record),
         true=_detections(fiftyone, one.true),
-        predicted=_detections(fiftyone, one.predicted),
+        predicted=_detections(fiftyone, one.predicted, one.true if is_paired else ()),
+        empty=[named.name for named in one.predicted if not rle_area(named.mask)],
     )
 
 
-def _detections(fiftyone: Any, masks: tuple[NamedMask, ...]) -> Any:
-    """Return masks as FiftyOne detections: a box relative to the image, and the mask inside it."""
+def _detections(fiftyone: Any, masks: tuple[NamedMask, ...], true: tuple[NamedMask, ...] = ()) -> Any:
+    """Return masks as FiftyOne detections: a box relative to the image, and the mask inside it.
+
+    Args:
+        fiftyone: the package.
+        masks: the masks; one without a pixel has no detection.
+        true: the correct masks of the same phrases, if the detections get their intersection over union.
+    """
     found = []
-    for named in masks:
+    for number, named in enumerate(masks):
         x, y, width, height = rle_bbox(named.mask)
         if width and height:
             decoded = decode_mask(named.mask)
             box = [x / decoded.shape[1], y / decoded.shape[0], width / decoded.shape[1], height / decoded.shape[0]]
             inside = decoded[y : y + height, x : x + width]
-            found.append(fiftyone.Detection(label=named.name, bounding_box=box, mask=inside))
+            extra = {"iou": _iou(named.mask, true[number].mask)} if true else {}
+            found.append(fiftyone.Detection(label=named.name, bounding_box=box, mask=inside, **extra))
     return fiftyone.Detections(detections=found)
+
+
+def _iou(predicted: RLE, true: RLE) -> float:
+    shared = intersection_area(predicted, true)
+    return shared / (rle_area(predicted) + rle_area(true) - shared)
 
 
 def _read_items(run: AnyRun) -> dict[str, Item]:

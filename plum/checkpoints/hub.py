@@ -1,17 +1,12 @@
 """Finds a saved model by its folder or by its name on the Hugging Face Hub (`organisation/name`), and downloads it."""
 
-import logging
-import re
 import shutil
 from pathlib import Path
 
-from huggingface_hub import hf_hub_download, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
-
+from partonomy.hub import Repository, download, download_file, is_hub_name, require_hub_name
 from plum.checkpoints.model_config_io import CONFIG_FILE, describe_conversion, read_model_config
 from plum.checkpoints.store import saved_tensors
 
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 HUB_FILES = ("*.json", "*.safetensors", "*.crc32", "*.model", "*.jinja", "*.txt", "README.md")
 """The files of a saved model; no pickles and no code are downloaded."""
 _DOWNLOAD_STATE = Path(".cache", "huggingface")
@@ -33,19 +28,9 @@ def find_checkpoint(name: str | Path) -> Path:
         return folder
     if folder.exists():
         raise FileNotFoundError(f"{name} is a file; name the folder of a saved model")
-    if not _HUB_NAME.fullmatch(str(name)) or Path(folder.parts[0]).exists():
+    if not is_hub_name(str(name)) or Path(folder.parts[0]).exists():
         raise FileNotFoundError(f"{name}: no such folder; name the folder of a saved model, such as RUN/model")
     return _download(str(name))
-
-
-def hide_requests() -> None:
-    """Keep the log of HTTP requests, a line for each, out of the messages of a command."""
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-
-
-def is_hub_name(name: str) -> bool:
-    """Return whether a text has the form `organisation/name`."""
-    return _HUB_NAME.fullmatch(name) is not None
 
 
 def pull_model(name: str, folder: Path, revision: str | None = None) -> None:
@@ -61,8 +46,7 @@ def pull_model(name: str, folder: Path, revision: str | None = None) -> None:
         FileNotFoundError: the Hub has no such model, or cannot be reached.
         ValueError: the name is not one of the Hub, or the Hub's model is not one that plum saved.
     """
-    if not is_hub_name(name):
-        raise ValueError(f"{name}: not a name on the Hugging Face Hub; write organisation/name")
+    require_hub_name(name)
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file; name a new folder")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / _DOWNLOAD_STATE).is_dir():
@@ -83,19 +67,10 @@ def _download(name: str, folder: Path | None = None, revision: str | None = None
     Returns:
         The folder that holds the model.
     """
-    hide_requests()
-    try:
-        config = Path(hf_hub_download(name, CONFIG_FILE, revision=revision, local_dir=folder))
-        _require_saved_model(name, config.parent)
-        patterns = list(HUB_FILES)
-        return Path(snapshot_download(name, revision=revision, local_dir=folder, allow_patterns=patterns))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise FileNotFoundError(
-            f"{name}: no such folder here, and it could not be downloaded from the Hugging Face Hub "
-            f"({type(error).__name__}: {reason}); where the network is there: hf download {name} --local-dir FOLDER, "
-            "then name that folder"
-        ) from error
+    repository = Repository(name, "model", revision)
+    config = download_file(repository, CONFIG_FILE, folder)
+    _require_saved_model(name, config.parent)
+    return download(repository, HUB_FILES, folder)
 
 
 def _require_saved_model(name: str, folder: Path) -> None:

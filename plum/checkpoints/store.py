@@ -6,7 +6,6 @@ own format. `load_pretrained` reads all three.
 """
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from partonomy.files import read_json_as
-from partonomy.locks import lock_output
+from partonomy.locks import new_folder
 from plum.checkpoints.model_config_io import CONFIG_FILE, read_model_config, write_model_config
 from plum.checkpoints.sizes import require_sizes
 from plum.checkpoints.weights import (
@@ -262,17 +261,5 @@ def write_folder(folder: Path) -> Iterator[Path]:
         FileExistsError: `folder` exists.
         BlockingIOError: another process is writing it.
     """
-    with lock_output(folder):
-        if folder.exists():
-            raise FileExistsError(
-                f"{folder} exists; a saved model is never overwritten: remove it or choose another folder"
-            )
-        partial = folder.with_name(f"{folder.name}.partial")
-        if partial.exists():
-            shutil.rmtree(partial)
-        partial.mkdir()
-        try:
-            yield partial
-            partial.rename(folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)  # gone already, unless something failed
+    with new_folder(folder, "a saved model is never overwritten: remove it or choose another folder") as partial:
+        yield partial

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from partonomy.files import read_json_as
+from partonomy.files import read_json_as, require_readable
 
 MAX_SHARD_BYTES = 4 * 10**9
 NUM_NAMES_SHOWN = 5
@@ -252,8 +252,10 @@ def open_tensors(file: Path) -> Iterator[TensorFile]:
     """Open a safetensors file.
 
     Raises:
-        ValueError: it is damaged or no such file; the message names it.
+        OSError: it is missing or may not be read.
+        ValueError: it is damaged; the message names it.
     """
+    require_readable(file)
     try:
         with safe_open(file, framework="pt") as tensors:
             yield TensorFile(file, tensors)

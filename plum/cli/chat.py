@@ -1,11 +1,9 @@
 """`python -m plum chat`: a conversation about one image, or several, in the terminal."""
 
-import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from plum.cli.commands import COMMANDS
-from plum.cli.model_flags import add_model_flags
+from plum.cli.model_flags import ModelFlags
 
 if TYPE_CHECKING:
     from plum.cli.conversation import Conversation
@@ -14,25 +12,25 @@ HELP = "Ask about the image. /reset clears the conversation, /image FILE loads a
 HELP += "beside it, /history shows the conversation, /quit ends."
 
 
-def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the command to the parser."""
-    parser = commands.add_parser("chat", help=COMMANDS["chat"])
-    parser.add_argument(
-        "--image", required=True, type=Path, action="append", help="image file; repeat it to talk about several"
-    )
-    parser.add_argument("--output", type=Path, help="folder to write an overlay and a JSON file per answer to")
-    add_model_flags(parser)
-    parser.set_defaults(run=_run)
+def chat(*, image: tuple[Path, ...], model: ModelFlags, output: Path | None = None) -> None:
+    """Chat about an image in the terminal; the model sees all earlier turns.
 
+    Args:
+        image: image file; several to talk about them together
+        model: the model.
+        output: folder to write an overlay and a JSON file per answer to
 
-def _run(arguments: argparse.Namespace) -> None:
+    Raises:
+        FileNotFoundError: an image or the checkpoint does not exist.
+        ValueError: an image cannot be read, or the checkpoint holds no model.
+    """
     from plum.cli.conversation import Conversation
     from plum.inference.api import read_image
     from plum.inference.partonomy_adapter import load_predictor
 
-    images = [read_image(path) for path in arguments.image]
-    predictor = load_predictor(arguments.checkpoint, arguments.device, dtype=arguments.dtype)
-    conversation = Conversation(predictor, images, arguments.output, arguments.max_new_tokens)
+    images = [read_image(path) for path in image]
+    predictor = load_predictor(model.checkpoint, model.device, dtype=model.dtype)
+    conversation = Conversation(predictor, images, output, model.max_new_tokens)
     print(HELP)
     while (line := _read_line()) not in (None, "/quit"):
         assert line is not None

@@ -1,28 +1,27 @@
 """`python -m plum data-status`: list which downloads exist, which are missing, and where to get them."""
 
-import argparse
 from collections import Counter
 from pathlib import Path
 
-from plum.cli.commands import COMMANDS
 from plum.data.catalogue import EntryStatus, State, survey
 
 
-def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the command to the parser."""
-    parser = commands.add_parser("data-status", help=COMMANDS["data-status"])
-    parser.add_argument("--root", required=True, type=Path, help="folder of the downloads (data.dataset_dir)")
-    parser.add_argument("--missing", action="store_true", help="list only incomplete data sets")
-    parser.set_defaults(run=_run)
+def data_status(*, root: Path, missing: bool = False) -> None:
+    """List the data sets that are there, and where to get the others.
 
+    Args:
+        root: folder of the downloads (data.dataset_dir)
+        missing: list only incomplete data sets
 
-def _run(arguments: argparse.Namespace) -> None:
-    statuses = survey(arguments.root)
+    Raises:
+        FileNotFoundError: the folder does not exist.
+    """
+    statuses = survey(root)
     for status in statuses:
-        if not (arguments.missing and status.state is State.THERE):
-            print(describe(status, arguments.root))
+        if not (missing and status.state is State.THERE):
+            print(describe(status, root))
     counts = Counter(status.state for status in statuses)
-    print(f"{arguments.root}: " + ", ".join(f"{counts[state]} {state.value}" for state in State))
+    print(f"{root}: " + ", ".join(f"{counts[state]} {state.value}" for state in State))
     print("Every source is optional: --data.allow_missing true skips missing ones.")
 
 

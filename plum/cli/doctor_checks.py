@@ -1,14 +1,13 @@
 """What `python -m plum doctor` examines and prints."""
 
-import argparse
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from partonomy.images import image_size, load_image
+from plum.cli.doctor import MemoryFlags, RunFlags, WeightFlags
 from plum.doctor.environment import examine_environment
 from plum.doctor.file_hashes import default_cache
 from plum.doctor.findings import Finding, State
@@ -22,31 +21,27 @@ from plum.training.config_file import load_train_config
 from plum.training.initialise import Placement
 
 
-def examine(arguments: argparse.Namespace) -> None:
-    """Examine what the arguments of the command name, and print it.
+def examine(run: RunFlags, memory: MemoryFlags, weights: WeightFlags) -> None:
+    """Examine what the flags of the command name, and print it.
 
     Args:
-        arguments: of the command's parser (`plum.cli.doctor`).
+        run: the run, or the runs of a table.
+        memory: what the estimate assumes.
+        weights: what is hashed and asked.
 
     Raises:
         ValueError: something required is missing or wrong.
     """
-    assumptions = Assumptions(
-        text_tokens=arguments.text_tokens,
-        supervised_tokens=arguments.supervised_tokens,
-        spans_per_conversation=arguments.spans,
-        image_size=tuple(arguments.image_size),
-        images_per_conversation=arguments.images_per_conversation,
-    )
-    gpu_counts = arguments.gpus or [max(1, torch.cuda.device_count())]
+    assumptions = memory.assumptions
+    gpu_counts = memory.gpus or (max(1, torch.cuda.device_count()),)
     if min(gpu_counts) < 1:
         raise ValueError(f"--gpus {min(gpu_counts)}: at least 1")
-    if arguments.table:
-        runs = [NamedRun(path.stem, _load([path], arguments)) for path in arguments.table]
+    if run.table:
+        runs = [NamedRun(path.stem, load_train_config(run.words([path]))) for path in run.table]
         print(markdown_table(runs, gpu_counts, assumptions))
         return
-    config = _load(arguments.config, arguments)
-    cache = arguments.hash_cache or default_cache()
+    config = load_train_config(run.words(run.config))
+    cache = weights.hash_cache or default_cache()
     print("Installation")
     findings = _show(examine_environment(config.engine))
     print("\nWeights")
@@ -55,26 +50,13 @@ def examine(arguments: argparse.Namespace) -> None:
     findings += _show(examine_data(config.data))
     print()
     findings += _show_memory(config, gpu_counts, assumptions)
-    if arguments.answers:
+    if weights.answers is not None:
         print("\nKnown answer")
-        findings += _show(_check_answer(config, arguments, cache))
+        findings += _show(_check_answer(config, weights, weights.answers, cache))
     missing = [finding.what.strip() for finding in findings if finding.state is State.MISSING]
     if missing:
         raise ValueError(f"{len(missing)} required items are missing or wrong: {', '.join(missing)}")
     print("\nNothing required is missing.")
-
-
-def _load(paths: Sequence[Path], arguments: argparse.Namespace) -> TrainConfig:
-    words = [word for path in paths for word in ("--config", str(path))]
-    for setting in arguments.set:
-        key, separator, value = setting.partition("=")
-        if not separator:
-            raise ValueError(f"--set {setting}: write KEY=VALUE, e.g. engine.micro_batch_size=2")
-        words += [f"--{key}", value]
-    config = load_train_config(words)
-    if arguments.zero_stage is None:
-        return config
-    return replace(config, engine=replace(config.engine, zero_stage=arguments.zero_stage))
 
 
 def _show(findings: list[Finding]) -> list[Finding]:
@@ -104,22 +86,20 @@ def _show_memory(config: TrainConfig, gpu_counts: Sequence[int], assumptions: As
     return _show(findings)
 
 
-def _check_answer(config: TrainConfig, arguments: argparse.Namespace, cache: Path) -> list[Finding]:
+def _check_answer(config: TrainConfig, flags: WeightFlags, answers: Path, cache: Path) -> list[Finding]:
     """Ask the model, then record its answer or compare it with the recorded one."""
-    folder = arguments.checkpoint or _model_of(config)
+    folder = flags.checkpoint or _model_of(config)
     if folder is None:
         return [Finding(State.MISSING, "known answer", "the run has no weights yet", "give --checkpoint")]
     weights = hash_weight_files(folder, cache).sha256
-    image: np.ndarray = (
-        standard_image() if arguments.image is None else load_image(arguments.image, *image_size(arguments.image))
-    )
+    image: np.ndarray = standard_image() if flags.image is None else load_image(flags.image, *image_size(flags.image))
     on_gpu = torch.cuda.is_available()
     placement = Placement(torch.bfloat16 if on_gpu else torch.float32, torch.device("cuda" if on_gpu else "cpu"))
-    answer = ask(folder, weights, image, arguments.question or QUESTION, placement)
-    if arguments.record_answer:
-        record_answer(arguments.answers, answer)
-        return [Finding(State.FINE, "recorded", f"{answer.text!r}, {len(answer.masks)} masks, in {arguments.answers}")]
-    comparison = compare(read_answers(arguments.answers), answer)
+    answer = ask(folder, weights, image, flags.question or QUESTION, placement)
+    if flags.record_answer:
+        record_answer(answers, answer)
+        return [Finding(State.FINE, "recorded", f"{answer.text!r}, {len(answer.masks)} masks, in {answers}")]
+    comparison = compare(read_answers(answers), answer)
     for line in comparison.lines:
         print(f"           {line}")
     states = {Verdict.PASS: State.FINE, Verdict.FAIL: State.MISSING, Verdict.UNKNOWN: State.REMARK}

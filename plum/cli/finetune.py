@@ -4,14 +4,12 @@ Every step is a command that is printed before it runs, so that each can be repe
 call goes on where it was stopped: finished steps are skipped, and the training resumes.
 """
 
-import argparse
 import shlex
 import signal
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from plum.cli.commands import COMMANDS
 
 if TYPE_CHECKING:
     from plum.doctor.finetune_plan import FineTunePlan, FineTuneRequest, Machine
@@ -19,62 +17,73 @@ if TYPE_CHECKING:
 QUESTIONS = "questions.jsonl"
 
 
-def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the command to the parser."""
-    parser = commands.add_parser(
-        "finetune",
-        help=COMMANDS["finetune"],
-        description="Fine-tune a saved model on your annotated images. The command builds questions from the "
-        "annotations, holds images out, chooses the settings of the run and prints them, trains with validation, "
-        "exports the best weights, scores them and the model that it began with on the held-out images, and writes a "
-        "report. Run it again to go on after an interruption.",
-    )
-    parser.add_argument(
-        "--data",
-        required=True,
-        type=Path,
-        help="built folder (partonomy build), COCO-style JSON, or JSON of questions, answers, phrases and masks",
-    )
-    parser.add_argument("--init_from", required=True, type=Path, help="saved model to start from")
-    parser.add_argument("--output", required=True, type=Path, help="folder for data, run, model, scores and report")
-    parser.add_argument("--images", type=Path, help="folder of the images of a COCO-style file")
-    parser.add_argument("--object_name", help="object that all parts belong to, if the file annotates parts alone")
-    parser.add_argument("--val", type=Path, help="held-out images in the form of --data (default: some of its images)")
-    parser.add_argument(
-        "--val_share", type=float, default=0.2, help="share of the images to hold out (default: %(default)s)"
-    )
-    parser.add_argument("--epochs", type=float, help="times that each image is seen (default: chosen and printed)")
-    parser.add_argument("--learning_rate", type=float, help="highest learning rate (default: chosen and printed)")
-    parser.add_argument("--images_per_update", type=int, help="images of one update over all processes (default: 16)")
-    parser.add_argument("--seed", type=int, default=42, help="seed of the split and of the run (default: %(default)s)")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change a key of the training configuration, such as losses.kl=0 (repeatable)",
-    )
-    parser.add_argument(
-        "--plan_only", action="store_true", help="build the data, print the plan and write train.yaml, then stop"
-    )
-    parser.set_defaults(run=_run)
+@dataclass(frozen=True)
+class DataFlags:
+    """Data.
+
+    Attributes:
+        data: built folder (partonomy build), COCO-style JSON, or JSON of questions, answers, phrases and masks
+        images: folder of the images of a COCO-style file
+        object_name: object that all parts belong to, if the file annotates parts alone
+        val: held-out images in the form of --data (default: some of its images)
+        val_share: share of the images to hold out
+    """
+
+    data: Path
+    images: Path | None = None
+    object_name: str | None = None
+    val: Path | None = None
+    val_share: float = 0.2
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def finetune(
+    *,
+    data: DataFlags,
+    init_from: Path,
+    output: Path,
+    epochs: float | None = None,
+    learning_rate: float | None = None,
+    images_per_update: int | None = None,
+    seed: int = 42,
+    set: tuple[str, ...] = (),
+    plan_only: bool = False,
+) -> None:
+    """Fine-tune a saved model on your annotated images, score it and write a report.
+
+    The command builds questions from the annotations, holds images out, chooses the settings of the run and prints
+    them, trains with validation, exports the best weights, scores them and the model that it began with on the held-out
+    images, and writes a report. Run it again to go on after an interruption.
+
+    Args:
+        data: the annotated images.
+        init_from: saved model to start from
+        output: folder for data, run, model, scores and report
+        epochs: times that each image is seen (default: chosen and printed)
+        learning_rate: highest learning rate (default: chosen and printed)
+        images_per_update: images of one update over all processes (default: 16)
+        seed: seed of the split and of the run
+        set: KEY=VALUE; change a key of the training configuration, such as losses.kl=0; repeatable
+        plan_only: build the data, print the plan and write train.yaml, then stop
+
+    Raises:
+        FileNotFoundError: the model, the data or the images do not exist.
+        ValueError: flags contradict each other, the data cannot be used, or a step has failed.
+        SystemExit: the training was stopped by a signal.
+    """
     from plum.doctor.finetune_plan import FineTuneRequest, plan_finetune
 
-    output: Path = arguments.output
-    _check_model(arguments.init_from)
-    train, held_out = _prepare_data(arguments)
+    changed = [word for pair in set for word in _as_flag(pair)]
+    _check_model(init_from)
+    train, held_out = _prepare_data(data, output / "data", seed)
     request = FineTuneRequest(
         data=train,
         held_out=held_out,
-        init_from=arguments.init_from,
+        init_from=init_from,
         run_dir=output / "run",
-        epochs=arguments.epochs,
-        learning_rate=arguments.learning_rate,
-        images_per_update=arguments.images_per_update,
-        seed=arguments.seed,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        images_per_update=images_per_update,
+        seed=seed,
     )
     plan = plan_finetune(request, _find_machine())
     config_file = output / "train.yaml"
@@ -82,10 +91,9 @@ def _run(arguments: argparse.Namespace) -> None:
     print(f"\nPlan ({config_file}):")
     for line in plan.choices:
         print(f"  {line}")
-    changed = [word for pair in arguments.set for word in _as_flag(pair)]
     if changed:
-        print(f"  changed: {' '.join(arguments.set)}")
-    if arguments.plan_only:
+        print(f"  changed: {' '.join(set)}")
+    if plan_only:
         print(f"\nTo train: {_quoted(['python', '-m', 'plum', 'train', '--config', str(config_file), *changed])}")
         return
     _train(["--config", str(config_file), *changed])
@@ -102,12 +110,11 @@ def _check_model(folder: Path) -> None:
     require_heads(folder)
 
 
-def _prepare_data(arguments: argparse.Namespace) -> tuple[Path, Path]:
+def _prepare_data(flags: DataFlags, work: Path, seed: int) -> tuple[Path, Path]:
     """Return the training and the held-out data, and build what is not there."""
     from plum.doctor.finetune_plan import is_answer_file
 
-    data: Path = arguments.data
-    work: Path = arguments.output / "data"
+    data = flags.data
     if not data.exists():
         raise FileNotFoundError(f"--data {data}: there is no such file or folder; correct the path")
     if data.is_dir() and not (data / QUESTIONS).is_file():
@@ -116,23 +123,23 @@ def _prepare_data(arguments: argparse.Namespace) -> tuple[Path, Path]:
             "or a COCO-style JSON file with --images"
         )
     if is_answer_file(data):
-        if arguments.images is not None or arguments.object_name:
+        if flags.images is not None or flags.object_name:
             raise ValueError(f"--images and --object_name belong to a COCO-style file; {data} names its own images")
-        return (data, arguments.val) if arguments.val is not None else _split_answers(data, work, arguments)
+        return (data, flags.val) if flags.val is not None else _split_answers(data, work, flags.val_share, seed)
     if data.is_file():
-        if arguments.images is None:
+        if flags.images is None:
             raise ValueError(f"--data {data} is a file: add --images FOLDER, the folder of its images")
-        source = ["--source", "coco", "--annotations", str(data), "--images", str(arguments.images)]
-        source += ["--object_name", arguments.object_name] if arguments.object_name else []
+        source = ["--source", "coco", "--annotations", str(data), "--images", str(flags.images)]
+        source += ["--object_name", flags.object_name] if flags.object_name else []
         _partonomy(["build", *source, "--output", str(work / "all")])
         data = work / "all"
-    elif arguments.images is not None or arguments.object_name:
+    elif flags.images is not None or flags.object_name:
         raise ValueError("--images and --object_name belong to a COCO-style file; --data is a built folder")
-    if arguments.val is not None:
-        return data, arguments.val
+    if flags.val is not None:
+        return data, flags.val
     sides = {side: work / f"{side}_annotations" for side in ("train", "val")}
     if not all(side.is_dir() for side in sides.values()):
-        shares = ["--val_share", str(arguments.val_share), "--seed", str(arguments.seed)]
+        shares = ["--val_share", str(flags.val_share), "--seed", str(seed)]
         folders = ["--output_train", str(sides["train"]), "--output_val", str(sides["val"])]
         _partonomy(["split", str(data), *folders, *shares])
     for side, folder in sides.items():
@@ -140,12 +147,12 @@ def _prepare_data(arguments: argparse.Namespace) -> tuple[Path, Path]:
     return work / "train", work / "val"
 
 
-def _split_answers(data: Path, work: Path, arguments: argparse.Namespace) -> tuple[Path, Path]:
+def _split_answers(data: Path, work: Path, val_share: float, seed: int) -> tuple[Path, Path]:
     """Divide a file of questions and answers by image; the paths in it are rewritten for the new place."""
     from plum.data.readers.grounded_answers import split_grounded_answers
 
     sides = work / "train.json", work / "val.json"
-    sizes = split_grounded_answers(data, sides, arguments.val_share, arguments.seed)
+    sizes = split_grounded_answers(data, sides, val_share, seed)
     print(f"{data}: {sizes[0]} images to train on, {sizes[1]} held out ({sides[0]}, {sides[1]})")
     return sides
 

@@ -1,37 +1,24 @@
-"""Flags of the commands that answer with a saved model: `segment`, `predict` and `chat`."""
+"""Flags of the commands that answer with a saved model: `segment`, `predict`, `chat` and `demo`."""
 
-import argparse
+from dataclasses import dataclass
+from typing import Literal
 
-DTYPES = ("auto", "float32", "bfloat16", "float16")
-DEFAULT_NEW_TOKENS, DEFAULT_ABOUT_SEVERAL = 256, 1024
-
-
-def add_model_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags."""
-    parser.add_argument(
-        "--checkpoint", required=True, help="folder of a saved model, or its name on the Hugging Face Hub"
-    )
-    parser.add_argument(
-        "--device", default="auto", help="auto (the first GPU, or the CPU), cpu, cuda, cuda:1, mps, ..."
-    )
-    parser.add_argument(
-        "--dtype", choices=DTYPES, default=DTYPES[0], help="auto: bfloat16 on a CUDA GPU, float32 elsewhere"
-    )
-    parser.add_argument(
-        "--max_new_tokens",
-        type=positive,
-        default=None,
-        help="maximum length of an answer in tokens; an answer that it ends is marked (default: "
-        f"{DEFAULT_NEW_TOKENS}, about several images {DEFAULT_ABOUT_SEVERAL})",
-    )
+from partonomy.cli.flags import Positive
 
 
-def positive(text: str) -> int:
-    """Read a positive integer.
+@dataclass(frozen=True)
+class ModelFlags:
+    """Model.
 
-    Raises:
-        argparse.ArgumentTypeError: the text is anything else.
+    Attributes:
+        checkpoint: folder of a saved model, or its name on the Hugging Face Hub
+        device: auto (the first GPU, or the CPU), cpu, cuda, cuda:1, mps, ...
+        dtype: auto: bfloat16 on a CUDA GPU, float32 elsewhere
+        max_new_tokens: maximum length of an answer in tokens; an answer that it ends is marked (default: 256, about
+            several images 1024)
     """
-    if not text.strip().isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
-    return int(text)
+
+    checkpoint: str
+    device: str = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    max_new_tokens: Positive | None = None

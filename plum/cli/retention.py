@@ -1,27 +1,22 @@
 """`python -m plum retention`: how much VQA ability a model keeps after training for segmentation (paper, Table 5)."""
 
-import argparse
 from pathlib import Path
 
 from partonomy.table_format import TableFormat, render_table
-from plum.cli.commands import COMMANDS
 
 
-def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the command to the parser."""
-    parser = commands.add_parser("retention", help=COMMANDS["retention"])
-    parser.add_argument("runs", nargs="+", type=Path, help="output folders of runs on TextVQA, GQA or POPE")
-    parser.add_argument(
-        "--format",
-        choices=[entry.value for entry in TableFormat],
-        default=TableFormat.TEXT.value,
-        help="form of the table (default: %(default)s)",
-    )
-    parser.set_defaults(run=_run)
+def retention(runs: tuple[Path, ...], *, format: TableFormat = TableFormat.TEXT) -> None:
+    """Compare VQA scores of runs with and without adapters (Table 5).
 
+    Args:
+        runs: output folders of runs on TextVQA, GQA or POPE
+        format: form of the table
 
-def _run(arguments: argparse.Namespace) -> None:
+    Raises:
+        FileNotFoundError: a folder holds no finished run.
+        ValueError: a run belongs to another benchmark.
+    """
     from partonomy.reporting.paper_tables.retention_table import load_retention_runs, retention_table
 
-    table = retention_table(load_retention_runs(arguments.runs))
-    print(render_table(table, TableFormat(arguments.format)))
+    table = retention_table(load_retention_runs(runs))
+    print(render_table(table, format))

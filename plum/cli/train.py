@@ -1,15 +1,25 @@
 """`python -m plum train`: the program train.py, which an installed package has only in this form."""
 
-import argparse
 import os
 from collections.abc import Sequence
 
-from plum.cli.commands import COMMANDS
+from jsonargparse import ArgumentParser
 
 
-def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the command to the parser; `run_training` reads its arguments, which are the keys of a configuration."""
-    commands.add_parser("train", help=COMMANDS["train"], add_help=False)
+def train(arguments: Sequence[str]) -> int:
+    """Train a model from a configuration; the same program as train.py.
+
+    Args:
+        arguments: see `run_training`.
+    """
+    return run_training(arguments, "plum train")
+
+
+def add_keys(parser: ArgumentParser) -> None:
+    """Add the keys of a configuration as flags."""
+    from plum.training import config_file
+
+    config_file.add_keys(parser)
 
 
 def run_training(arguments: Sequence[str], name: str = "train.py") -> int:

@@ -1,24 +1,31 @@
 """`python -m plum validate BENCHMARK`: equivalent to `python -m partonomy run BENCHMARK --model plum`."""
 
-import argparse
+from collections.abc import Sequence
 
-from partonomy.benchmarks.registry import BENCHMARKS
-from partonomy.cli.run import run_named
-from plum.cli.commands import COMMANDS
+from jsonargparse import ArgumentParser
 
-
-def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the command to the parser."""
-    parser = commands.add_parser("validate", help=COMMANDS["validate"])
-    parser.add_argument("benchmark", choices=tuple(BENCHMARKS), help="benchmark to score the model on")
-    parser.add_argument(
-        "flags",
-        nargs=argparse.REMAINDER,
-        help="flags of `python -m partonomy run BENCHMARK`; BENCHMARK --help lists them",
-    )
-    parser.set_defaults(run=_run)
+CALL = "python -m plum validate"
+MODEL = "plum"
+FLAGS = "--checkpoint runs/quickstart/model --questions data/mine --output runs/mine"
 
 
-def _run(arguments: argparse.Namespace) -> None:
-    name = arguments.benchmark
-    run_named(name, f"python -m plum validate {name}", arguments.flags, default_model="plum")
+def validate(arguments: Sequence[str]) -> None:
+    """Score a model on a benchmark; same as `python -m partonomy run`, with plum as the default model.
+
+    Args:
+        arguments: the benchmark and its flags.
+
+    Raises:
+        SystemExit: the benchmark or a flag is unknown, or help was requested.
+        OSError, ValueError, RuntimeError: the run failed; see `partonomy.harness.run.run_benchmark`.
+    """
+    from partonomy.cli.run import run_any
+
+    run_any(CALL, arguments, FLAGS, MODEL)
+
+
+def add_benchmarks(parser: ArgumentParser) -> None:
+    """Add every benchmark as a subcommand with its own flags."""
+    from partonomy.cli import run
+
+    run.add_benchmarks(parser, MODEL)

@@ -169,6 +169,19 @@ def load_batches(
     return map(unpack_batch, loader)
 
 
+def load_listed(mixture: MixtureDataset, collator: Collator, positions: Sequence[Sequence[int]]) -> Iterator[Batch]:
+    """Load micro-batches of named positions in a thread of this process.
+
+    Args:
+        mixture: the samples.
+        collator: makes batches.
+        positions: for each micro-batch, the positions of its samples.
+    """
+    return _load_ahead(
+        torch.utils.data.DataLoader(mixture, batch_sampler=[list(one) for one in positions], collate_fn=collator)
+    )
+
+
 def _load_ahead(loader: Iterable[Batch]) -> Iterator[Batch]:
     """Load the next batch in a thread while the current one is trained on.
 

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from partonomy.files import write_text_atomically
+from partonomy.files import require_readable, write_text_atomically
 from plum.checkpoints.weights import give_usual_mode
 from plum.inputs.image_transforms import SAM_MEAN, SAM_STD, SegmenterInput
 from plum.models.segmenters.segmenter import Segmenter
@@ -102,6 +102,7 @@ class SamFeatureCache:
         path = self._path(image_hash)
         if not path.is_file():
             return None
+        require_readable(path)
         try:
             with safe_open(path, framework="pt") as tensors:
                 names = [TENSOR_NAME, *(FINER_NAME.format(number) for number in range(len(tensors.keys()) - 1))]

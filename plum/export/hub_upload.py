@@ -5,11 +5,8 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 
-import httpx
-from huggingface_hub import CommitOperationAdd, HfApi
-from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
-
-from plum.checkpoints.hub import HUB_FILES, hide_requests, is_hub_name
+from partonomy.hub import Repository, require_hub_name, upload
+from plum.checkpoints.hub import HUB_FILES
 from plum.checkpoints.model_config_io import read_model_config
 from plum.checkpoints.store import BASE_FILE, CARD_FILE
 from plum.export.card_metadata import read_card, with_metadata
@@ -53,34 +50,17 @@ def push_model(request: UploadRequest) -> str:
         ValueError: the name is not one of the Hub, the folder holds no complete saved model, its card has damaged
             metadata, or the Hub refuses the upload or cannot be reached.
     """
-    if not is_hub_name(request.name):
-        raise ValueError(f"{request.name}: not a name on the Hugging Face Hub; write organisation/name")
+    require_hub_name(request.name)
     _require_whole_model(request.folder)
     card = hub_card(request)
-    operations = [
-        CommitOperationAdd(path.relative_to(request.folder).as_posix(), path)
+    files: dict[str, Path | bytes] = {
+        path.relative_to(request.folder).as_posix(): path
         for path in sorted(request.folder.rglob("*"))
         if path.is_file() and path.name != CARD_FILE and any(fnmatch(path.name, pattern) for pattern in HUB_FILES)
-    ]
-    operations.append(CommitOperationAdd(CARD_FILE, card.encode()))
-    hide_requests()
-    api = HfApi()
-    try:
-        api.create_repo(request.name, private=request.is_private, exist_ok=True)
-        if request.revision is not None:
-            api.create_branch(request.name, branch=request.revision, exist_ok=True)
-        commit = api.create_commit(
-            request.name, operations, commit_message="Upload a model of plum", revision=request.revision
-        )
-    except LocalTokenNotFoundError as error:
-        raise ValueError(f"{request.name}: log in to the Hugging Face Hub (hf auth login), or set HF_TOKEN") from error
-    except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ValueError(
-            f"{request.name}: the Hugging Face Hub did not take {request.folder} ({type(error).__name__}: {reason}); "
-            "check the network, your token (hf auth whoami) and its right to write there, then push again"
-        ) from error
-    return str(commit.commit_url)
+    }
+    files[CARD_FILE] = card.encode()
+    repository = Repository(request.name, "model", request.revision)
+    return upload(repository, files, "Upload a model of plum", request.folder, is_private=request.is_private)
 
 
 def hub_card(request: UploadRequest) -> str:

@@ -20,7 +20,7 @@ import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from PIL import Image
 
-from partonomy.files import convert_json, open_atomically, read_json_as, write_text_atomically
+from partonomy.files import convert_json, files_below, open_atomically, read_json_as, write_text_atomically
 from partonomy.line_checksums import add_checksum, require_checksum
 from partonomy.locks import has_other_files, lock_folder
 from partonomy.machine_faults import InputFiles, end_run_on_machine_fault, is_out_of_memory
@@ -90,12 +90,13 @@ def find_images(paths: Sequence[Path]) -> dict[str, Path]:
 
     Raises:
         FileNotFoundError: a path does not exist, or a folder holds no image.
+        PermissionError: a folder may not be read.
         ValueError: two images have the same name.
     """
     found: dict[str, Path] = {}
     for path in paths:
         if path.is_dir():
-            files = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+            files = sorted(file for file in files_below(path) if file.suffix.lower() in IMAGE_SUFFIXES)
             if not files:
                 raise FileNotFoundError(f"{path} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
             named = {file.relative_to(path).as_posix(): file for file in files}

@@ -9,11 +9,11 @@ from typing import Any
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
 from partonomy.cli.config_files import config_files
+from partonomy.cli.flags import add_config_flag, add_switch
 from partonomy.cli.parsers import add_version, example, parse_words, settings_parser
 from partonomy.yaml_files import read_yaml
 from plum.config import ModelConfig, Sam2Config, SamConfig, names_sam2
-from plum.train_config import TrainConfig
-from plum.training.part_pretext import PRETEXT_NEEDS_SAM
+from plum.train_config import PRETEXT_NEEDS_SAM, TrainConfig
 
 AT_LEAST_ONE = (
     "num_updates",
@@ -257,7 +257,6 @@ def _have_sam2(arguments: Sequence[str]) -> bool:
 
 def build_parser(has_sam2: bool = False) -> ArgumentParser:
     """Return train.py's parser, for configurations with SAM or with SAM 2 or one of its relatives."""
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = settings_parser(
         prog="train.py",
         description="Train a grounded multimodal model.",
@@ -265,17 +264,14 @@ def build_parser(has_sam2: bool = False) -> ArgumentParser:
         exit_on_error=False,
     )
     add_version(parser)
-    parser.add_argument(
-        "--config", action="config", help="YAML of plum.train_config.TrainConfig; may be given several times"
-    )
-    parser.add_class_arguments(_RunWithSam2 if has_sam2 else _RunWithSam)
-    parser.add_argument(
-        "--overwrite",
-        type=bool,
-        nargs="?",
-        const=True,
-        default=False,
-        help="remove the run that run_dir holds, and start anew",
-    )
-    parser.add_argument("--local_rank", type=int, default=0, help="set by the deepspeed launcher; ignored")
+    add_keys(parser, has_sam2)
     return parser
+
+
+def add_keys(parser: ArgumentParser, has_sam2: bool = False) -> None:
+    """Add the keys of a configuration as flags, those of SAM's or of SAM 2's sizes, and the flags of this start."""
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    add_config_flag(parser, "YAML of plum.train_config.TrainConfig; may be given several times")
+    parser.add_class_arguments(_RunWithSam2 if has_sam2 else _RunWithSam)
+    add_switch(parser, "overwrite", "remove the run that run_dir holds, and start anew")
+    parser.add_argument("--local_rank", type=int, default=0, help="set by the deepspeed launcher; ignored")

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 
+from partonomy import machine_faults
 from partonomy.terminal import SafeStream, escape_controls
 from plum.training.exit_status import INTERRUPTED, CheckpointError, RunStoppedError
 
@@ -61,9 +62,7 @@ def run_reported(name: str, program: Callable[[], int]) -> int:
 
 def describe_error(error: Exception) -> str:
     """Return an error as one line; of one that a loader process has passed on, the error itself."""
-    text = str(error) or type(error).__name__
-    if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        text = f"{error.filename}: {error.strerror}"
+    text = machine_faults.describe_error(error)
     if text.startswith("Caught ") and "Traceback" in text:  # torch.utils.data puts the traceback into the message
         last = text.strip().splitlines()[-1]
         text = last.partition(": ")[2] or last

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import count, islice
 from pathlib import Path
 from typing import Literal
 
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from partonomy.files import convert_json, parse_json, write_text_atomically
 from plum.checkpoints.weights import copy_tensors, list_tensors, write_tensors
 from plum.data.collate import Collator
-from plum.data.loader import load_batches
+from plum.data.loader import load_listed
 from plum.data.mixture import MixtureDataset
 from plum.losses.losses import compute_losses, weighted_sum, with_tags_in_scope
 from plum.losses.mask_losses import count_mask_pixels
@@ -43,7 +44,7 @@ class Validation:
 
     Attributes:
         update: number of updates done.
-        loss: weighted training loss, mean over micro-batches; None if it is not finite.
+        loss: weighted training loss, mean over micro-batches, each weighted by its images; None if it is not finite.
         micro_giou: mean IoU over all masks, of given phrases, at original resolution; None without masks.
         num_images: images that were scored.
         num_masks: masks among them.
@@ -63,14 +64,17 @@ class Validation:
 
 
 class HeldOutImages:
-    """Scores a model on held-out images; collective.
+    """Scores a model on held-out images, each once; collective.
+
+    The micro-batches are the same for any number of ranks, and so are the scores. The ranks take them in turn; one that
+    has none adds nothing to the sums.
 
     Args:
         objective: the model in training, and its losses.
         mixture: held-out samples.
         collator: makes batches as in training.
         config: number of images.
-        micro_batch_size: images of a forward pass on each rank.
+        micro_batch_size: images of a forward pass; the last one may have fewer.
         ranks: this process among the run's.
     """
 
@@ -85,38 +89,27 @@ class HeldOutImages:
         ranks: Ranks,
     ) -> None:
         self.objective, self.mixture, self.collator, self.ranks = objective, mixture, collator, ranks
-        total = min(config.limit, sum(len(source) for source in mixture.sources))
-        self.micro_batch_size = max(1, min(micro_batch_size, total // ranks.world_size))
-        self.num_micro_batches = max(1, total // (self.micro_batch_size * ranks.world_size))
+        positions = find_distinct(mixture, config.limit)
+        starts = range(0, len(positions), micro_batch_size)
+        micro_batches = [positions[start : start + micro_batch_size] for start in starts]
+        self.micro_batches = micro_batches[ranks.rank :: ranks.world_size]
 
     def score(self, update: int) -> Validation:
         """Score the current weights. Collective: every rank returns the same numbers."""
-        sums = torch.zeros(4, dtype=torch.float64)  # loss, micro-batches, IoU, masks
+        sums = torch.zeros(4, dtype=torch.float64)  # loss of each image, images, IoU, masks
         with _evaluating(self.objective.model):
-            for batch in self._batches():
-                sums += self._score(batch.to(self.ranks.device))
+            batches = load_listed(self.mixture, self.collator, self.micro_batches)
+            for listed, batch in zip(self.micro_batches, batches, strict=True):
+                sums += self._score(batch.to(self.ranks.device), len(listed))
         sums = sums.to(self.ranks.device)
         if torch.distributed.is_initialized():
             torch.distributed.all_reduce(sums)
-        total, count, iou, num_masks = sums.tolist()
-        loss = total / count if math.isfinite(total) else None
-        num_images = round(count) * self.micro_batch_size
-        return Validation(update, loss, iou / num_masks if num_masks else None, num_images, round(num_masks))
+        total, num_images, iou, num_masks = sums.tolist()
+        loss = total / num_images if math.isfinite(total) else None
+        return Validation(update, loss, iou / num_masks if num_masks else None, round(num_images), round(num_masks))
 
-    def _batches(self) -> Iterator[Batch]:
-        return load_batches(
-            self.mixture,
-            self.collator,
-            rank=self.ranks.rank,
-            world_size=self.ranks.world_size,
-            micro_batch_size=self.micro_batch_size,
-            start_micro_batch=0,
-            num_workers=0,
-            num_micro_batches=self.num_micro_batches,
-        )
-
-    def _score(self, batch: Batch) -> Tensor:
-        """Return loss, 1, sum of IoUs and number of masks of a micro-batch, [4] on the CPU."""
+    def _score(self, batch: Batch, num_images: int) -> Tensor:
+        """Return a micro-batch's loss for each image, images, sum of IoUs and number of masks, [4] on the CPU."""
         losses: LossConfig = self.objective.losses
         batch = with_tags_in_scope(batch, losses.bio_scope)
         output = self.objective.model(batch, with_teacher=losses.kl > 0)
@@ -124,7 +117,21 @@ class HeldOutImages:
         pixels = count_mask_pixels(output.mask_logits, batch)
         ious = pixels.intersection / pixels.union.clamp(min=1)
         ious[pixels.union == 0] = 1.0
-        return torch.tensor([float(loss), 1.0, float(ious.sum()), len(ious)], dtype=torch.float64)
+        return torch.tensor([float(loss) * num_images, num_images, float(ious.sum()), len(ious)], dtype=torch.float64)
+
+
+def find_distinct(mixture: MixtureDataset, limit: int) -> list[int]:
+    """Return the first positions of a mixture that hold each another record.
+
+    A mixture draws its sources by weight, so that a small one repeats before a large one is through.
+
+    Args:
+        mixture: the samples, drawn without replacement.
+        limit: largest number of positions; fewer if the sources have fewer records.
+    """
+    number = min(limit, sum(len(source) for source in mixture.sources))
+    draws = ((position, mixture.locate(mixture.drawn_position(position))) for position in count())
+    return list(islice((position for position, draw in draws if draw.epoch == 0), number))
 
 
 @contextmanager

@@ -29,6 +29,8 @@ TINY_SHARE = 0.0005
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 NUM_NAMED = 30
 """Number of labels that a chart names; if there are more, a curve by rank shows all of them."""
+LOWEST_COUNT = 0.5
+"""Lower end of the scale of colours of counts, so that a cell of a single mask is not as white as an empty one."""
 MAX_WRITTEN_CELLS = 400
 """A heat map with more cells than this shows only colours, no numbers."""
 BAR_HEIGHT = 0.24  # inches
@@ -195,6 +197,7 @@ def draw_label_counts(counts: Mapping[str, int], kind: str, unit: str) -> Figure
     axes[0].set_ylim(num_rows - 0.4, -0.6)
     axes[0].margins(x=0.12)
     axes[0].set_xlabel(unit)
+    axes[0].xaxis.get_major_locator().set_params(integer=True)
     number = f"the top {len(named)} of {len(labels):,}" if has_tail else f"all {len(labels)}"
     axes[0].set_title(f"{unit[:1].upper()}{unit[1:]} per {kind}: {number}", loc="left", fontsize=11)
     _tidy(axes[0], "x")
@@ -217,7 +220,8 @@ def draw_parts_per_image(description: Description) -> Figure:
         axis.set_title(f"Parts per {kind}: mean {values.mean():.1f}, most {values.max()}", loc="left", fontsize=11)
         axis.set_xlabel("annotated parts" + (f" (in steps of {step})" if step > 1 else ""))
         axis.set_ylabel(f"{kind}s")
-        axis.xaxis.get_major_locator().set_params(integer=True)
+        for one in (axis.xaxis, axis.yaxis):
+            one.get_major_locator().set_params(integer=True)
         _tidy(axis, "y")
     return figure
 
@@ -288,7 +292,7 @@ def draw_object_part_map(description: Description) -> Figure:
     figure = Figure(figsize=(3.2 + 0.27 * len(parts), 2.6 + 0.24 * len(objects)), layout="constrained")
     axis = figure.subplots()
     highest = max(2, int(counts.max()))
-    image = axis.imshow(np.ma.masked_equal(counts, 0), cmap="Blues", norm=LogNorm(1, highest), aspect="auto")
+    image = axis.imshow(np.ma.masked_equal(counts, 0), cmap="Blues", norm=LogNorm(LOWEST_COUNT, highest), aspect="auto")
     figure.colorbar(image, ax=axis, label="masks", format="%d", shrink=0.8)
     axis.set_xticks(range(len(parts)), [_shorten(part) for part in parts], rotation=90, fontsize=8)
     axis.set_yticks(range(len(objects)), [_shorten(label) for label in objects], fontsize=8)

@@ -28,7 +28,7 @@ def find_record_file(path: Path) -> Path:
         return path
     if not path.is_dir():
         raise FileNotFoundError(f"{path}: record file not found; is {path.parent} the right folder?")
-    found = sorted(path.glob(RECORD_FILES))
+    found = sorted(one for one in path.iterdir() if one.match(RECORD_FILES))  # `glob` hides that it may not be read
     sidecars = {sidecar_path(one) for one in found}
     files = [one for one in found if one not in sidecars]
     if not files:

@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from partonomy.files import read_json
+from partonomy.files import read_json, require_readable
 
 STEMS = ("model.safetensors", "pytorch_model.bin")
 """Names of single files; shards are listed in an index of the same name plus `.index.json`. Safetensors come first."""
@@ -98,6 +98,7 @@ def open_weights(path: Path) -> Iterator[OpenFile]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing")
+    require_readable(path)
     if path.suffix == ".safetensors":
         try:
             with safe_open(path, framework="pt") as tensors:

@@ -19,6 +19,7 @@ from partonomy.reporting.report import NUM_CASES
 from partonomy.reporting.report_cases import choose_cases, draw_case, load_case_items, mark_spans
 from partonomy.structures import TABLE_TYPES, CharSpan, QuestionType
 from tests.partonomy.conftest import write_questions
+from tests.partonomy.reporting.browser import open_page
 from validate_partonomy import main
 
 
@@ -273,9 +274,52 @@ def test_breakdown_counts(question_file: Path, tmp_path: Path) -> None:
 def test_log_scales_are_labelled_with_plain_numbers() -> None:
     points = tuple((update, 10.0 ** -(update / 10)) for update in range(1, 31))
     drawn = draw_curves(TrainingCurves("run", (Curve("loss_bio", points),), ()))
-    labels = re.findall("<!-- (.*?) -->", drawn)  # matplotlib writes a text's words beside its outlines
+    labels = re.findall("<text [^>]*>(.*?)</text>", drawn)
     assert {"0.001", "0.01", "0.1"} <= set(labels)
     assert not [label for label in labels if "$" in label], "set as mathematics"
+
+
+def test_each_chart_of_a_training_names_its_axes_and_follows_the_page() -> None:
+    points = ((1, 3.0), (2, 2.0))
+    losses = (Curve("loss_mask_bce", points), Curve("loss_own", ((1, 1.0), (2, -1.0))))
+    curves = TrainingCurves("run", losses, (Curve("accuracy_B", points), Curve("accuracy_I", points)))
+    drawn = draw_curves(curves)
+    charts = drawn.split("<svg ")[1:]
+    texts = [set(re.findall("<text [^>]*>(.*?)</text>", chart)) for chart in charts]
+    for labels, title, unit in zip(
+        texts,
+        ("mask BCE loss", "own loss", "tag accuracy"),
+        ("nats per pixel, log scale", "loss", "share of tokens"),
+        strict=True,
+    ):
+        assert {title, unit, "update"} <= labels
+    assert {"B", "I"} <= texts[2]
+    assert "#000000" not in drawn
+    assert drawn.count('fill="currentColor"') == drawn.count('role="img"') == 3
+    names = [set(re.findall(r'<clipPath id="(\w+)"', chart)) for chart in charts]
+    assert names[0]
+    assert not names[0] & names[1], "one chart would be cut as another one"
+    assert drawn == draw_curves(curves)
+
+
+@pytest.mark.parametrize(("width", "columns"), [(1400, 4), (390, 1)])
+def test_the_charts_of_a_training_are_legible_at_any_width(
+    question_file: Path, tmp_path: Path, width: int, columns: int
+) -> None:
+    metrics = tmp_path / "metrics.jsonl"
+    entries = [{"update": n} | {f"loss_{name}": 1.0 + n for name in "abcde"} for n in range(1, 5)]
+    metrics.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    run = run_model("oracle", question_file, tmp_path / "run")
+    report(str(run), training_metrics=[str(metrics)])
+    with open_page(run / "report.html", width, "dark") as page:
+        boxes = [chart.bounding_box() for chart in page.query_selector_all(".chart svg")]
+        assert len(boxes) == 5
+        assert sum(box["y"] == boxes[0]["y"] for box in boxes) == columns
+        assert min(box["width"] for box in boxes) >= 240
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        colours = page.eval_on_selector_all(".chart text", "all => all.map(one => getComputedStyle(one).fill)")
+        ink = page.evaluate("getComputedStyle(document.body).color")
+        assert set(colours) == {ink}
 
 
 def test_loss_curves(tmp_path: Path) -> None:

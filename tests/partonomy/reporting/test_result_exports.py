@@ -14,6 +14,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from partonomy.__main__ import main
+from partonomy.masks import decode_mask, rle_area
 from partonomy.reporting.loaded_run import load_run
 from tests.partonomy.reporting.conftest import World
 from tests.partonomy.reporting.test_report import run_model
@@ -128,6 +129,8 @@ def test_fiftyone_samples(question_file: Path, tmp_path: Path, monkeypatch: pyte
                 assert one.mask.shape == (round(height), round(width))
                 assert min(x, y) >= 0
                 assert one.mask.all(), "the drawn parts are rectangles"
+        assert {one.iou for one in sample.predicted.detections} == {1.0}
+        assert not any(hasattr(one, "iou") for one in sample.true.detections)
     mine = tmp_path / "mine"
     mine.mkdir()
     flags = ["--format", "fiftyone", "--output", str(mine), "--overwrite"]
@@ -137,3 +140,72 @@ def test_fiftyone_samples(question_file: Path, tmp_path: Path, monkeypatch: pyte
     export, _ = made.exports
     assert (export["export_dir"], export["export_media"]) == (str(tmp_path / "set"), False)
     assert made.is_deleted
+
+
+def test_a_data_base_that_does_not_start_is_one_line(
+    question_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class ConfigError(Exception):
+        """An error of no common class."""
+
+    def start() -> None:
+        raise ConfigError("MongoDB could not be installed")
+
+    module = ModuleType("fiftyone")
+    module.__spec__ = importlib.machinery.ModuleSpec("fiftyone", None)
+    module.__dict__["Dataset"] = start
+    monkeypatch.setitem(sys.modules, "fiftyone", module)
+    run = run_model("oracle", question_file, tmp_path / "run")
+    capsys.readouterr()
+    assert main(["export-results", str(run), "--format", "fiftyone", "--output", str(tmp_path / "set")]) == 1
+    message = capsys.readouterr().err
+    assert "ConfigError: MongoDB could not be installed); start MongoDB 6.0 or newer" in message
+    assert len(message.splitlines()) == 1
+
+
+@pytest.fixture
+def fiftyone() -> Any:
+    """The package itself, with a data base that answers."""
+    package = pytest.importorskip("fiftyone", reason="fiftyone is not installed (pip install fiftyone)")
+    try:
+        package.Dataset().delete()
+    except Exception as error:
+        pytest.skip(f"FiftyOne's data base does not start; set FIFTYONE_DATABASE_URI ({error})")
+    return package
+
+
+@pytest.mark.parametrize("model", ["oracle", "random", "empty"])
+def test_fiftyone_itself_reads_the_samples(
+    fiftyone: Any, question_file: Path, tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = run_model(model, question_file, tmp_path / "run")
+    before = fiftyone.list_datasets()
+    assert main(["export-results", str(run), "--format", "fiftyone", "--output", str(tmp_path / "set")]) == 0
+    assert fiftyone.list_datasets() == before
+    records = list(load_run(run).records)
+    dataset = fiftyone.Dataset.from_dir(str(tmp_path / "set"), fiftyone.types.FiftyOneDataset)
+    try:
+        assert dataset.values("item_id") == [record.item_id for record in records]
+        assert all(Path(path).is_file() for path in dataset.values("filepath"))
+        masks = [mask for record in records for mask in record.segmentation.masks]
+        num_empty = sum(not rle_area(mask) for mask in masks)
+        assert dataset.count("predicted.detections") == len(masks) - num_empty
+        assert dataset.count("true.detections") == sum(len(record.true_parts) for record in records)
+        assert dataset.count("empty") == num_empty
+        assert (f"{num_empty} of the masks are empty" in capsys.readouterr().out) == bool(num_empty)
+        for sample, record in zip(dataset, records, strict=True):
+            assert (sample.prompt, sample.quality) == (record.prompt, record.quality)
+            assert [one.label for one in sample.true.detections] == [part.label for part in record.true_parts]
+            drawn = [mask for mask in record.segmentation.masks if rle_area(mask)]
+            for one, mask in zip(sample.predicted.detections, drawn, strict=True):
+                x, y = (
+                    round(value * side) for value, side in zip(one.bounding_box, (mask.width, mask.height), strict=True)
+                )
+                whole = np.zeros((mask.height, mask.width), bool)
+                whole[y : y + one.mask.shape[0], x : x + one.mask.shape[1]] = one.mask
+                assert np.array_equal(whole, decode_mask(mask))
+        if model == "oracle":
+            assert set(dataset.values("predicted.detections.iou", unwind=True)) == {1.0}
+            assert dataset.count_values("verdict") == {"right": len(records)}
+    finally:
+        dataset.delete()

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from plum.checkpoints import hub
+from partonomy import hub
 from plum.checkpoints.hub import find_checkpoint
 from plum.checkpoints.store import save_pretrained
 from plum.cli.main import main

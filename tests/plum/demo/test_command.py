@@ -12,7 +12,7 @@ WORDS = ["demo", "--checkpoint", "./runs/none/model"]
 
 
 def parse(*words: str) -> argparse.Namespace:
-    return build_parser(["demo"]).parse_args([*WORDS, *words])
+    return build_parser(["demo"]).parse_args([*WORDS, *words]).demo
 
 
 def test_the_page_is_private_by_default() -> None:

@@ -1,9 +1,6 @@
 """`plum push`, `plum pull` and `plum.load(name)` against a fake of the Hub's HTTP interface."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,10 +13,9 @@ from plum.checkpoints.hub import pull_model
 from plum.checkpoints.store import save_pretrained, save_trained
 from plum.export.card_metadata import TAGS
 from plum.export.hub_upload import UploadRequest, hub_card, push_model
-from tests.plum.checkpoints.fake_hub import TOKEN, FakeHub, fake_hub
+from tests.fake_hub import FakeHub, fake_hub, run_with_hub
 from tests.plum.data.tokenizers_for_tests import byte_level
 from tests.plum.predictor_world import make_model
-from tests.readme_commands import ROOT
 
 
 @pytest.fixture
@@ -36,24 +32,8 @@ def saved(tmp_path: Path) -> Path:
     return tmp_path / "saved"
 
 
-def run(hub: FakeHub, folder: Path, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
-    """Run Python in a fresh process: huggingface_hub reads its environment when it is imported."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")} | {
-        "HF_ENDPOINT": hub.address,
-        "HF_HOME": str(folder / "hf_home"),
-        "HF_TOKEN": TOKEN,
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "PYTHONPATH": str(ROOT),
-        "NO_PROXY": "127.0.0.1",
-    }
-    return subprocess.run(
-        [sys.executable, *arguments], cwd=folder, env=environment | changes, capture_output=True, text=True, check=False
-    )
-
-
 def test_a_pushed_model_is_pulled_and_loaded_by_its_name(hub: FakeHub, saved: Path, tmp_path: Path) -> None:
-    pushed = run(hub, tmp_path, "-m", "plum", "push", "saved", "org/parts", "--private", "--license", "mit")
+    pushed = run_with_hub(hub, tmp_path, "-m", "plum", "push", "saved", "org/parts", "--private", "--license", "mit")
     assert pushed.returncode == 0, pushed.stderr
     repository = hub.repositories["org/parts"]
     assert repository.visibility == "private"
@@ -67,7 +47,7 @@ def test_a_pushed_model_is_pulled_and_loaded_by_its_name(hub: FakeHub, saved: Pa
     assert (card.data.license, card.text.strip()) == ("mit", "# A card\n\nTrained here.")
     assert f"/org/parts/commit/{repository.sha('main')}" in pushed.stdout
 
-    pulled = run(hub, tmp_path, "-m", "plum", "pull", "org/parts", "here/pulled")
+    pulled = run_with_hub(hub, tmp_path, "-m", "plum", "pull", "org/parts", "here/pulled")
     assert pulled.returncode == 0, pulled.stderr
     assert {path.name for path in (tmp_path / "here" / "pulled").iterdir()} == set(files)
     assert all((tmp_path / "here" / "pulled" / name).read_bytes() == content for name, content in files.items())
@@ -78,28 +58,28 @@ def test_a_pushed_model_is_pulled_and_loaded_by_its_name(hub: FakeHub, saved: Pa
         "import numpy, plum; m = plum.load('org/parts', device='cpu'); "
         "p = m.highlight(numpy.zeros((20, 28, 3), numpy.uint8), 'It has a wheel.', ['wheel']); print(p.phrases)"
     )
-    loaded = run(hub, tmp_path, "-c", program)
+    loaded = run_with_hub(hub, tmp_path, "-c", program)
     assert loaded.stdout == "('wheel',)\n", loaded.stderr
 
 
 def test_a_branch_is_written_and_read(hub: FakeHub, saved: Path, tmp_path: Path) -> None:
     flags = ("--revision", "trial", "--tags", "again")
-    pushed = run(hub, tmp_path, "-m", "plum", "push", "saved", "org/parts", *flags)
+    pushed = run_with_hub(hub, tmp_path, "-m", "plum", "push", "saved", "org/parts", *flags)
     assert pushed.returncode == 0, pushed.stderr
     repository = hub.repositories["org/parts"]
     assert repository.visibility == "public"
     assert repository.branches["main"] == {}
-    pulled = run(hub, tmp_path, "-m", "plum", "pull", "org/parts", "trial", "--revision", "trial")
+    pulled = run_with_hub(hub, tmp_path, "-m", "plum", "pull", "org/parts", "trial", "--revision", "trial")
     assert pulled.returncode == 0, pulled.stderr
     assert "again" in ModelCard.load(tmp_path / "trial" / "README.md").data.tags
 
 
 def test_what_goes_wrong_with_the_hub_is_one_line(hub: FakeHub, saved: Path, tmp_path: Path) -> None:
-    refused = run(hub, tmp_path, "-m", "plum", "push", "saved", "org/parts", HF_TOKEN="hf_wrong")
+    refused = run_with_hub(hub, tmp_path, "-m", "plum", "push", "saved", "org/parts", HF_TOKEN="hf_wrong")
     assert refused.returncode == 1
     assert "org/parts: the Hugging Face Hub did not take saved" in refused.stderr
     assert "hf auth whoami" in refused.stderr
-    missing = run(hub, tmp_path, "-m", "plum", "pull", "org/nothing", "pulled")
+    missing = run_with_hub(hub, tmp_path, "-m", "plum", "pull", "org/nothing", "pulled")
     assert missing.returncode == 1
     assert "org/nothing: no such folder here, and it could not be downloaded" in missing.stderr
     for found in (refused, missing):

@@ -20,9 +20,12 @@ from plum.train_config import DataConfig, SourceConfig, TrainConfig, ValidationC
 from plum.training.run import train
 from plum.training.smoke_overfit import smoke_config
 from plum.training.trainer import Trainer
-from plum.training.validation import HeldOutImages, Validation
+from plum.training.validation import HeldOutImages, Validation, find_distinct
 from tests.plum.data.part_world import write_world
+from tests.plum.training.launching import train_forked
 from tests.plum.training.training_world import largest_difference, make_config, with_engine, write_inputs
+
+SOURCES = {"part_referring": 0.9, "explanatory": 0.1}
 
 
 @pytest.fixture(scope="module")
@@ -204,6 +207,45 @@ def test_deepspeed_validates_as_the_plain_engine(folder: Path) -> None:
     for plain, deepspeed in zip(*map(read, runs), strict=True):
         assert deepspeed.loss == pytest.approx(plain.loss, rel=1e-4)
         assert deepspeed.num_masks == plain.num_masks
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("limit", [1, 3])
+def test_two_ranks_count_each_image_once(folder: Path, limit: int) -> None:
+    """With one image, the second rank has none; with three in micro-batches of two, one rank has a smaller one."""
+    one, two = (
+        with_validation(
+            folder, with_engine(make_config(folder, f"{kind}_{limit}", num_updates=1), kind, 2, 1), limit=limit
+        )
+        for kind in ("plain", "deepspeed")
+    )
+    train(one)
+    train_forked(two, num_ranks=2)
+    single, several = read(one), read(two)
+    assert (single[0].update, several[0].update) == (0, 0)
+    assert several[0].num_images == single[0].num_images == limit
+    assert several[0].num_masks == single[0].num_masks > 0
+    assert several[0].loss == pytest.approx(single[0].loss, rel=1e-5)
+    assert several[0].micro_giou == pytest.approx(single[0].micro_giou, rel=1e-5)
+    assert [validation.num_images for validation in several] == [limit, limit]
+
+
+def test_the_loss_is_the_mean_over_images(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three images are a micro-batch of two and one of one."""
+    config = with_validation(folder, with_engine(make_config(folder, "mean", num_updates=1), "plain", 2, 1), limit=3)
+    monkeypatch.setattr("plum.training.validation.compute_losses", lambda output, batch, losses: len(batch.frames))
+    monkeypatch.setattr("plum.training.validation.weighted_sum", lambda number, losses: number)
+    train(config)
+    assert [validation.loss for validation in read(config)] == pytest.approx([(2 * 2 + 1) / 3] * 2)
+
+
+def test_a_validation_takes_each_record_of_its_sources_once(folder: Path) -> None:
+    sources = tuple(SourceConfig(name, str(folder / "held_out"), weight) for name, weight in SOURCES.items())
+    mixture = build_mixture(DataConfig(sources=sources), seed=0, with_part_maps=False)
+    number = sum(len(source) for source in mixture.sources)
+    for limit in (1, number - 1, number, number + 5):
+        draws = [mixture.locate(position) for position in find_distinct(mixture, limit)]
+        assert len({(draw.source, draw.index) for draw in draws}) == len(draws) == min(limit, number)
 
 
 def test_a_smoke_run_does_not_validate(folder: Path) -> None:

@@ -17,6 +17,10 @@ UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-")
 """Label Studio's mark before the name of an uploaded file ("8f3a09c1-kettle.jpg")."""
 
 
+def _refuse(error: OSError) -> None:
+    raise error
+
+
 class ImageFolder:
     """The files below a folder.
 
@@ -29,7 +33,7 @@ class ImageFolder:
         self._by_path: dict[str, str] = {}
         self._by_name: dict[str, list[str]] = defaultdict(list)
         seen: set[str] = set()
-        for folder, folders, names in os.walk(root, followlinks=True):
+        for folder, folders, names in os.walk(root, onerror=_refuse, followlinks=True):
             seen.add(os.path.realpath(folder))
             # Links to another disk are followed, but not in circles.
             folders[:] = sorted(one for one in folders if os.path.realpath(os.path.join(folder, one)) not in seen)

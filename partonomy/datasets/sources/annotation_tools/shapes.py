@@ -11,7 +11,7 @@ from partonomy.datasets.sources.annotation_tools.image_files import ImageFolder
 from partonomy.datasets.sources.annotation_tools.regions import Region
 from partonomy.datasets.sources.coco import unusable_image
 from partonomy.datasets.sources.records import CocoConfig, CocoImage
-from partonomy.files import RECORD_ERRORS, reason_of
+from partonomy.files import RECORD_ERRORS, files_below, reason_of
 from partonomy.images import check_image, image_size
 from partonomy.names import OBJECT_PART_SEPARATOR
 from partonomy.progress import progress
@@ -213,7 +213,7 @@ def list_files(path: Path, pattern: str) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise FileNotFoundError(f"{path}: not found; pass the exported file or its folder as --annotations")
-    files = sorted(file for file in path.rglob(pattern) if file.is_file())
+    files = sorted(file for file in files_below(path) if file.match(pattern))
     if not files:
         raise FileNotFoundError(f"{path}: no {pattern} in this folder; pass the exported file or its folder")
     return files

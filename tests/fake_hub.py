@@ -1,21 +1,30 @@
-"""The part of the Hugging Face Hub's HTTP interface that huggingface_hub needs to write and read a model, in memory."""
+"""The part of the Hugging Face Hub's HTTP interface that huggingface_hub needs for models and data sets, in memory.
+
+A model's repository has the key `organisation/name`, that of a data set `datasets/organisation/name`.
+"""
 
 import base64
 import hashlib
 import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+from tests.readme_commands import ROOT
 
 TOKEN = "hf_of_the_fake_hub"
 
 
 @dataclass
 class Repository:
-    """A model's repository.
+    """A repository.
 
     branches: name -> path -> content
     """
@@ -44,6 +53,8 @@ class FakeHub(ThreadingHTTPServer):
         self.repositories: dict[str, Repository] = {}
         self.large: dict[str, bytes] = {}
         self.requests: list[str] = []
+        self.sent_parts: list[int] = []
+        """Sizes of the parts of files that were sent, bytes."""
 
     @property
     def address(self) -> str:
@@ -101,30 +112,32 @@ class _Handler(BaseHTTPRequestHandler):
                 self._answer(200, {"errors": [], "warnings": []})
             case ["api", "repos", "create"]:
                 wanted = json.loads(body)
-                name = f"{wanted['organization']}/{wanted['name']}"
+                kind = "datasets/" if wanted.get("type") == "dataset" else ""
+                name = f"{kind}{wanted['organization']}/{wanted['name']}"
                 exists = name in self.server.repositories
                 self.server.repositories.setdefault(name, Repository(wanted.get("visibility", "public")))
                 self._answer(409 if exists else 200, {"url": f"{self.server.address}/{name}"})
-            case ["api", "models", owner, name, "preupload", _]:
+            case ["api", "models" | "datasets", _, _, "preupload", _]:
                 files = json.loads(body)["files"]
                 self._answer(200, {"files": [self._mode(one["path"]) for one in files]})
-            case ["api", "models", owner, name, "branch", branch]:
-                repository = self.server.repositories[f"{owner}/{name}"]
+            case ["api", kind, owner, name, "branch", branch]:
+                repository = self.server.repositories[_key(kind, owner, name)]
                 exists = branch in repository.branches
                 repository.branches.setdefault(branch, dict(repository.branches["main"]))
                 self._answer(409 if exists else 200, {})
-            case [owner, name, "info", "lfs", "objects", "batch"]:
+            case [*_, "info", "lfs", "objects", "batch"]:
                 self._answer(
                     200, {"transfer": "basic", "objects": [self._upload(o) for o in json.loads(body)["objects"]]}
                 )
-            case ["api", "models", owner, name, "commit", branch]:
-                self._commit(self.server.repositories[f"{owner}/{name}"], f"{owner}/{name}", branch, body)
+            case ["api", kind, owner, name, "commit", branch]:
+                key = _key(kind, owner, name)
+                self._commit(self.server.repositories[key], key, branch, body)
             case _:
                 self._answer(404, {"error": self.path})
 
     @staticmethod
     def _mode(path: str) -> dict[str, object]:
-        is_large = path.endswith(".safetensors")
+        is_large = path.endswith((".safetensors", ".parquet"))
         return {"path": path, "uploadMode": "lfs" if is_large else "regular", "shouldIgnore": False}
 
     def _upload(self, wanted: dict[str, object]) -> dict[str, object]:
@@ -139,6 +152,8 @@ class _Handler(BaseHTTPRequestHandler):
                 repository.commits.append(value["summary"])
             elif line["key"] == "file":
                 files[value["path"]] = base64.b64decode(value["content"])
+            elif line["key"] == "deletedFile":
+                del files[value["path"]]
             elif line["key"] == "lfsFile":
                 files[value["path"]] = self.server.large[value["oid"]]
         sha = repository.sha(branch)
@@ -146,33 +161,76 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         match self._path():
-            case ["api", "models", owner, name, "tree", revision, *_] if files := self._files(owner, name, revision):
-                rows = [
-                    {"type": "file", "path": path, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
-                    for path, content in files.items()
-                ]
-                self._answer(200, rows)
-            case ["api", "models", owner, name, "revision", revision] if files := self._files(owner, name, revision):
-                repository = self.server.repositories[f"{owner}/{name}"]
-                sha = next(repository.sha(branch) for branch, one in repository.branches.items() if one is files)
-                content = {"id": f"{owner}/{name}", "sha": sha, "siblings": [{"rfilename": path} for path in files]}
+            case ["api", kind, owner, name, "tree", revision, *_] if (
+                files := self._files(_key(kind, owner, name), revision)
+            ) is not None:
+                self._answer(200, _listing(files))
+            case ["api", kind, owner, name, *rest] if rest[:1] in ([], ["revision"]) and (
+                files := self._files(_key(kind, owner, name), rest[1] if rest else "main")
+            ):
+                siblings = [{"rfilename": path} for path in files]
+                content = {"id": f"{owner}/{name}", "sha": self._sha(kind, owner, name, files), "siblings": siblings}
                 self._answer(200, content)
-            case [owner, name, "resolve", revision, *parts] if files := self._files(owner, name, revision):
-                content = files.get("/".join(parts))
-                if content is None:
-                    self._answer(404, {"error": "Entry not found"}, X_Error_Code="EntryNotFound")
-                    return
-                repository = self.server.repositories[f"{owner}/{name}"]
-                sha = next(repository.sha(branch) for branch, one in repository.branches.items() if one is files)
-                self._answer(200, content, ETag=f'"{hashlib.sha1(content).hexdigest()}"', X_Repo_Commit=sha)
+            case ["datasets", owner, name, "resolve", revision, *parts] if files := self._files(
+                _key("datasets", owner, name), revision
+            ):
+                self._file(files.get("/".join(parts)), self._sha("datasets", owner, name, files))
+            case [owner, name, "resolve", revision, *parts] if files := self._files(f"{owner}/{name}", revision):
+                self._file(files.get("/".join(parts)), self._sha("models", owner, name, files))
             case _:
                 self._answer(404, {"error": "Repository not found"}, X_Error_Code="RepoNotFound")
 
     do_HEAD = do_GET
 
-    def _files(self, owner: str, name: str, revision: str) -> dict[str, bytes] | None:
-        repository = self.server.repositories.get(f"{owner}/{name}")
+    def _files(self, key: str, revision: str) -> dict[str, bytes] | None:
+        repository = self.server.repositories.get(key)
         return None if repository is None else repository.find(revision)
+
+    def _sha(self, kind: str, owner: str, name: str, files: dict[str, bytes]) -> str:
+        repository = self.server.repositories[_key(kind, owner, name)]
+        return next(repository.sha(branch) for branch, one in repository.branches.items() if one is files)
+
+    def _file(self, content: bytes | None, sha: str) -> None:
+        """Answer with a file, or with the bytes of it that are asked for."""
+        if content is None:
+            self._answer(404, {"error": "Entry not found"}, X_Error_Code="EntryNotFound")
+            return
+        etag = f'"{hashlib.sha1(content).hexdigest()}"'
+        wanted = self.headers.get("Range")
+        if wanted is None:
+            self._answer(200, content, ETag=etag, X_Repo_Commit=sha)
+            return
+        start, _, end = wanted.removeprefix("bytes=").partition("-")
+        part = content[int(start) : int(end or len(content)) + 1]
+        self.server.sent_parts.append(len(part))
+        self._answer(206, part, ETag=etag, X_Repo_Commit=sha, Content_Range=f"bytes {wanted[6:]}/{len(content)}")
+
+
+def _key(kind: str, owner: str, name: str) -> str:
+    return f"datasets/{owner}/{name}" if kind == "datasets" else f"{owner}/{name}"
+
+
+def _listing(files: dict[str, bytes]) -> list[dict[str, object]]:
+    return [
+        {"type": "file", "path": path, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
+        for path, content in files.items()
+    ]
+
+
+def run_with_hub(hub: FakeHub, folder: Path, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
+    """Run Python in a fresh process: huggingface_hub reads its environment when it is imported."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")} | {
+        "HF_ENDPOINT": hub.address,
+        "HF_HOME": str(folder / "hf_home"),
+        "HF_TOKEN": TOKEN,
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "PYTHONPATH": str(ROOT),
+        "NO_PROXY": "127.0.0.1",
+    }
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=folder, env=environment | changes, capture_output=True, text=True, check=False
+    )
 
 
 @contextmanager
