@@ -5,6 +5,12 @@ from typing import Literal
 
 from plum.config import ModelConfig, Quantization
 
+PRETEXT_NEEDS_SAM = (
+    "part_pretext trains SAM's upscaling convolutions on its embedding alone, which SAM 2's decoder "
+    "(model.sam.model_type) never reads without its finer maps: set part_pretext to null"
+)
+"""Why only SAM has the pretext."""
+
 
 @dataclass(frozen=True)
 class LossConfig:

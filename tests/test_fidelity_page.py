@@ -1,6 +1,7 @@
 """docs/fidelity.md names only switches, values and defaults that exist."""
 
 import re
+import types
 import typing
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
@@ -40,7 +41,7 @@ def switches() -> list[tuple[str, tuple[str, ...]]]:
 def strip_optional(declared: object) -> list[object]:
     """Alternatives of a type, None left out; the items' type of a tuple."""
     options = typing.get_args(declared) if typing.get_origin(declared) is not typing.Literal else (declared,)
-    is_union = bool(options) and type(None) in options
+    is_union = typing.get_origin(declared) in (typing.Union, types.UnionType)
     if is_union:
         return [one for one in options if one is not type(None)]
     return [options[0]] if typing.get_origin(declared) is tuple else [declared]

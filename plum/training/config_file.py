@@ -13,8 +13,7 @@ from partonomy.cli.flags import add_config_flag, add_switch
 from partonomy.cli.parsers import add_version, example, parse_words, settings_parser
 from partonomy.yaml_files import read_yaml
 from plum.config import ModelConfig, Sam2Config, SamConfig, names_sam2
-from plum.train_config import TrainConfig
-from plum.training.part_pretext import PRETEXT_NEEDS_SAM
+from plum.train_config import PRETEXT_NEEDS_SAM, TrainConfig
 
 AT_LEAST_ONE = (
     "num_updates",
@@ -274,7 +273,7 @@ def build_parser(has_sam2: bool = False) -> ArgumentParser:
 
 
 def add_keys(parser: ArgumentParser, has_sam2: bool = False) -> None:
-    """Add the keys of a configuration, with SAM or with SAM 2, as flags, and the flags of this start."""
+    """Add the keys of a configuration as flags, those of SAM's or of SAM 2's sizes, and the flags of this start."""
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     add_config_flag(parser, "YAML of plum.train_config.TrainConfig; may be given several times")
     parser.add_class_arguments(_RunWithSam2 if has_sam2 else _RunWithSam)

@@ -17,11 +17,6 @@ from torch.nn.functional import cross_entropy, linear, mse_loss
 
 from plum.structures import IGNORE_INDEX, Batch, ImageFeatures, ImageTokens
 
-PRETEXT_NEEDS_SAM = (
-    "part_pretext trains SAM's upscaling convolutions on its embedding alone, which SAM 2's decoder "
-    "(model.sam.model_type) never reads without its finer maps: set part_pretext to null"
-)
-"""Why only SAM has the pretext."""
 SUBCELLS = 2
 """Classes are predicted on a grid SUBCELLS times finer than each tower's own."""
 MIN_QUERY_SHARE = 1 / 400

@@ -26,13 +26,13 @@ from plum.models.systems.registry import build_model
 from plum.models.systems.special_tokens import add_written_tokens, initialise_new_rows, with_special_tokens
 from plum.models.trainable import TrainableRow, set_trainable
 from plum.structures import Batch
-from plum.train_config import TrainConfig
+from plum.train_config import PRETEXT_NEEDS_SAM, TrainConfig
 from plum.training.engine import Engine, build_engine
 from plum.training.exit_status import RunStoppedError
 from plum.training.initialise import Placement, build_from, with_fit_of
 from plum.training.objective import Objective
 from plum.training.optimizer import learning_rate_factor
-from plum.training.part_pretext import PRETEXT_NEEDS_SAM, PartPretext
+from plum.training.part_pretext import PartPretext
 from plum.training.ranks import Ranks, on_main_rank, require_shared_folder, start_ranks
 from plum.training.run_checkpoints import ResumePoint, find_resume_point
 from plum.training.run_folder import RunFolder

@@ -490,12 +490,26 @@ def _attention_of(decoder: PreTrainedModel) -> Iterator[None]:
 
 
 def _attend_by_caller(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **named: object
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    attend: Attend,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    position_ids: Tensor | None = None,
+    sliding_window: int | None = None,
+    use_cache: bool = False,
 ) -> tuple[Tensor, None]:
-    """Call the caller's `attend` in the place of a stock attention function; one row [1, heads, n, d]."""
-    attend = named["attend"]
-    assert callable(attend)
+    """Call the caller's `attend` in the place of a stock attention function; one row [1, heads, n, d].
+
+    The other arguments are what the stock layers of all families give. `Attend` scales by the width of a head, as they
+    do, and knows nothing of windows.
+    """
     assert isinstance(module.layer_idx, int)
+    assert sliding_window is None, "families with sliding windows are refused"
     attended = attend(module.layer_idx, *(states[0].transpose(0, 1) for states in (query, key, value)))
     return attended[None], None
 

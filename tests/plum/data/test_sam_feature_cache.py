@@ -7,7 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from plum.data.sam_feature_cache import SamFeatureCache, SamPreprocessing, hash_encoder
+from plum.data.sam_feature_cache import SamFeatureCache, SamPreprocessing, hash_encoder, open_cache
+from plum.inputs.image_transforms import SegmenterInput
+from plum.models.segmenters.sam import build_sam
+from plum.models.tiny import tiny_model_config
 from plum.structures import ImageEmbeddings
 
 PREPROCESSING = SamPreprocessing(image_size=32, dtype="float32")
@@ -54,6 +57,25 @@ def test_another_preprocessing_is_another_cache(tmp_path: Path, other: SamPrepro
     assert SamFeatureCache(tmp_path, "weights", other).get(KEY) is None
     assert SamFeatureCache(tmp_path, "other weights", PREPROCESSING).get(KEY) is None
     assert SamFeatureCache(tmp_path, "weights", PREPROCESSING).get(KEY) is not None
+
+
+def test_folders_of_sam_keep_their_name(tmp_path: Path) -> None:
+    """Embeddings that runs kept before there was another segmenter are found."""
+    assert _cache(tmp_path).folder.name == "95a7f9abc6e8dfe9"
+    stretched = SamFeatureCache(tmp_path, "weights", SamPreprocessing(image_size=32, dtype="float32", fit="stretch"))
+    assert stretched.folder.name != "95a7f9abc6e8dfe9"
+    sam = build_sam(tiny_model_config(40).sam)  # type: ignore[arg-type]
+    opened = open_cache(tmp_path, sam, SegmenterInput(32), torch.float32)
+    own = SamFeatureCache(tmp_path, hash_encoder(sam.image_encoder, torch.float32), PREPROCESSING)
+    assert opened.folder == own.folder
+
+
+def test_maps_of_several_resolutions_come_back_to_the_bit(tmp_path: Path) -> None:
+    cache, maps = _cache(tmp_path), [torch.randn(1, 3, 2 * n, 2 * n) for n in (1, 4, 2)]
+    cache.put(KEY, ImageEmbeddings.of_maps(maps))
+    found = cache.get(KEY)
+    assert found is not None
+    assert all(torch.equal(ours, given) for ours, given in zip(found.maps, maps, strict=True))
 
 
 def test_the_folder_says_what_it_holds(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from plum.models.segmenters.build import build_segmenter, complete_sizes
 from plum.models.segmenters.sam2 import Sam2
 from plum.models.systems.registry import build_model
 from plum.models.systems.special_tokens import with_special_tokens
-from plum.models.tiny import TINY_TOKENS, tiny_batch, tiny_model_config, tiny_sam2_config
+from plum.models.tiny import TINY_TOKENS, tiny_batch, tiny_calico_config, tiny_model_config, tiny_sam2_config
 from plum.models.trainable import set_trainable
 from plum.structures import GroundedOutput, ImageEmbeddings
 from plum.train_config import (
@@ -177,6 +177,16 @@ def test_images_without_targets_are_not_encoded(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(model.sam, "encode_images", pytest.fail)
     nothing = model.encode_images(batch.clip_pixels, batch.sam_pixels[:0]).embeddings
     assert [one.shape for one in nothing.maps] == [one.shape for one in whole.maps]
+
+
+def test_calico_segments_several_images_with_it() -> None:
+    torch.manual_seed(0)
+    model = build_model(replace(tiny_calico_config(60, TINY_TOKENS), sam=tiny_sam2_config()))
+    randomise(model.sam)
+    batch = tiny_batch(model.config, (2, 1), torch.Generator().manual_seed(0))
+    masks = model(batch, with_teacher=False).mask_logits
+    assert masks.shape == (3, 16, 16)
+    assert not torch.allclose(masks[0], masks[1], atol=1e-3)
 
 
 def test_switches_name_the_stock_modules() -> None:
