@@ -53,6 +53,7 @@ plum predict {wrong} --checkpoint {wrong} --question q --output {new}
 plum data-status --root {wrong}
 plum convert {wrong} {new}
 plum convert-llava {wrong} {new} --sam {wrong}
+plum adopt {wrong} {new} --sam {wrong}
 plum validate partonomy --questions {wrong} --checkpoint {wrong} --output {new}
 plum retention {wrong}
 plum mmr-tables {wrong}

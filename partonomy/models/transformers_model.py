@@ -162,7 +162,9 @@ def _message(role: Role, text: str) -> Message:
     return {"role": role.value, "content": [{"type": "text", "text": text}]}
 
 
-REUSES_PROMPT = frozenset({"llava", "idefics3", "smolvlm", "internvl", "qwen2_vl", "qwen2_5_vl", "qwen3_vl"})
+REUSES_PROMPT = frozenset(
+    {"llava", "llava_onevision", "idefics3", "smolvlm", "internvl", "qwen2_vl", "qwen2_5_vl", "qwen3_vl"}
+)
 """Model types whose prompt cache is continued with several answers at once, because the tests show that this changes
 nothing. An image is then encoded once per question instead of once per choice."""
 

@@ -126,7 +126,7 @@ def test_mistakes_are_explained_in_one_sentence(demo: Demo, tmp_path: Path) -> N
 def test_a_conversation_that_leaves_no_room_for_an_answer_is_full(demo: Demo, tmp_path: Path) -> None:
     session = demo.add_photos(Session(), [write_photo(tmp_path)])
     encoder = demo.predictor.encoder
-    limit = encoder.text_limit([encoder.num_image_tokens])
+    limit = encoder.text_limit(len(encoder.slot().ids))
     assert limit is not None
     digits = limit + 1 - encoder.encode_prompt((), "1").num_text_tokens  # each is a token
     assert demo.ask(session, "1" * (digits - 2 * len(ANSWER))).turns

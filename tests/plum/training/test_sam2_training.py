@@ -26,7 +26,7 @@ from plum.doctor.workload import training_dtype
 from plum.export.merged import ExportRequest, export_merged
 from plum.inference.image_store import ImageStore
 from plum.inference.predictor import Predictor
-from plum.inputs.image_transforms import build_image_transform, segmenter_input
+from plum.inputs.image_transforms import segmenter_input
 from plum.losses.losses import compute_losses
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.segmenters.build import build_segmenter, complete_sizes
@@ -424,7 +424,7 @@ def test_masks_are_stretched_back(predictor: Predictor) -> None:
     from plum.models.segmenters.mask_resize import resize_to_original
 
     image = np.zeros((20, 28, 3), dtype=np.uint8)
-    frame = build_image_transform(predictor.model.config)(image).frame
+    frame = predictor.transform(image).frame
     logits = torch.full((1, 16, 16), -1.0)
     logits[:, :, :8] = 1.0
     found = resize_to_original(logits, frame, 64)[0] > 0
