@@ -106,10 +106,11 @@ def describe_conversion(folder: Path) -> str | None:
     if has_heads_of_lisa(content):
         clip = content.get("mm_vision_tower") or content.get("vision_tower") or "openai/clip-vit-large-patch14"
         return f"python -m plum convert {folder} NEW_FOLDER --clip CLIP_FOLDER {_MAKES_MODEL} (CLIP: {clip})"
-    if content.get("model_type") in ("llava", "llava_llama"):
+    is_llava = content.get("model_type") in ("llava", "llava_llama")
+    if is_llava or {"text_config", "vision_config"} <= content.keys():
+        command = "convert-llava" if is_llava else "adopt"
         return (
-            f"python -m plum convert-llava {folder} NEW_FOLDER --sam SAM_FILE makes a base of it to train from "
-            "(init_from)"
+            f"python -m plum {command} {folder} NEW_FOLDER --sam SAM_FILE makes a base of it to train from (init_from)"
         )
     return None
 

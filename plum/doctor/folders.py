@@ -6,6 +6,7 @@ from pathlib import Path
 
 from plum.checkpoints.model_config_io import describe_conversion
 from plum.checkpoints.store import BASE_FILE, read_base_record
+from plum.config import ModelConfig, Sam2Config
 from plum.data.build import check_source
 from plum.data.catalogue import CATALOGUE, DATA_OF_KIND, survey
 from plum.data.catalogue import State as DataState
@@ -15,7 +16,7 @@ from plum.doctor.findings import Finding, State
 from plum.inputs.tokenizer import load_model_tokenizer
 from plum.models.systems.special_tokens import add_written_tokens, with_special_tokens
 from plum.train_config import DataConfig, SourceConfig, TrainConfig
-from plum.training.initialise import require_same_backbone
+from plum.training.initialise import require_same_backbone, with_fit_of
 
 WEIGHTS = "*.safetensors"
 
@@ -139,20 +140,22 @@ def _examine_folder(config: TrainConfig, folder: Path, cache: Path, is_quiet: bo
         size = sum(file.stat().st_size for one in found.folders for file in _weight_files(one))
         tokenizer = load_model_tokenizer(config.tokenizer or folder, config.model)
         add_written_tokens(config.model, tokenizer)
-        require_same_backbone(with_special_tokens(config.model, tokenizer), str(folder))
+        require_same_backbone(with_special_tokens(with_fit_of(config.model, str(folder)), tokenizer), str(folder))
     except (FileNotFoundError, ValueError) as error:
-        return [Finding(State.MISSING, "init_from", str(error), _how_to_make(folder, config.model.system))]
+        return [Finding(State.MISSING, "init_from", str(error), _how_to_make(folder, config.model))]
     findings = [Finding(State.FINE, "init_from", f"{folder}, {size / 1e9:.2f} GB, this run's architecture")]
     findings += [Finding(State.FINE, f"  {name}", sha256) for name, sha256 in found.hashes]
     return [*findings, Finding(State.FINE, "  all of them", found.sha256)]
 
 
-def _how_to_make(folder: Path, system: str) -> str:
+def _how_to_make(folder: Path, model: ModelConfig) -> str:
     """Say how to make a folder that cannot be used; a run's model is in RUN/model."""
     if command := describe_conversion(folder):
         return command
     if folder.name == "model":
         return f"the model of the run {folder.parent}: train that one first"
-    if system == "calico":
+    if model.hf is not None or isinstance(model.sam, Sam2Config):
+        return f"python -m plum adopt STOCK_FOLDER {folder} --sam SAM_FILE_OR_FOLDER"
+    if model.system == "calico":
         return f"python -m plum convert GLAMM_FOLDER {folder} --system calico --blip BLIP_FOLDER --dino DINO_FOLDER"
     return f"python -m plum convert-llava LLAVA_FOLDER {folder} --sam SAM_FILE --config THIS_CONFIG"

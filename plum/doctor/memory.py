@@ -247,9 +247,14 @@ def estimate_memory(config: TrainConfig, num_gpus: int, assumptions: Assumptions
 
     Raises:
         ValueError: a vision tower, or CALICO's Q-Former or DINOv2, is trained (the tiny recipe); no formula here covers
-            their activations.
+            their activations. Or the backbone is not LLaVA.
     """
     trained, calico = config.trainable, config.model.calico
+    if config.model.hf is not None:
+        raise ValueError(
+            f"the activations of {config.model.hf.model_type or 'model.hf'} are not modelled yet; begin with "
+            "engine.micro_batch_size 1 and read peak_memory_gb in metrics.jsonl"
+        )
     if trained.vision_tower or trained.sam_image_encoder:
         raise ValueError(
             "memory is estimated for frozen vision towers: trainable.vision_tower and trainable.sam_image_encoder "
