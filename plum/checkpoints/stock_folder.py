@@ -98,7 +98,7 @@ def list_stock_tensors(folder: Path, config: HfBackboneConfig) -> dict[str, Save
             unknown.append(key)
         else:
             listed[name] = SavedTensor(saved.file, saved.shape, saved.key or key)
-    for tied, source in _tied_names(stock).items():
+    for tied, source in stock.all_tied_weights_keys.items():
         if tied not in listed and source in listed:
             listed[tied] = listed[source]
     missing = sorted(own.keys() - listed.keys())
@@ -152,9 +152,9 @@ def _empty_stock(config: HfBackboneConfig) -> PreTrainedModel:
     return stock
 
 
-def _tied_names(stock: PreTrainedModel) -> Mapping[str, str]:
-    """Return the names of tied tensors, and those of the tensors that they are."""
-    return dict(stock.all_tied_weights_keys)
+def tied_names(config: HfBackboneConfig) -> Mapping[str, str]:
+    """Return the names of a stock model's tied tensors, and those of the tensors that they are."""
+    return dict(_empty_stock(config).all_tied_weights_keys)
 
 
 def _end_tokens(folder: Path, tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:

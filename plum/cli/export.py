@@ -35,6 +35,7 @@ def export(
     dtype: Literal["bfloat16", "float16", "float32"] = "float32",
     max_shard_size: Size | None = None,
     adapters_only: bool = False,
+    stock: bool = False,
     base: Path | None = None,
     summary: tuple[Path, ...] = (),
 ) -> None:
@@ -49,6 +50,8 @@ def export(
         max_shard_size: maximum size of a file, e.g. 4GB (the default)
         adapters_only: export only the trained weights: adapters in PEFT's format, and heads; loading them needs the
             base model
+        stock: export only the backbone of a model over an adopted checkpoint, adapters merged, in the form of its own
+            class of transformers, which vLLM and others load
         base: base model of the adapters, with --adapters_only (default: the run's)
         summary: summary.json files, or their folders, to quote in the model card
 
@@ -56,6 +59,8 @@ def export(
         FileNotFoundError: there is nothing to export.
         ValueError: flags contradict each other, or the exported model computes something else.
     """
+    if adapters_only and stock:
+        raise ValueError("--adapters_only and --stock are two forms of an export; choose one")
     if adapters_only:
         if dtype != "float32":
             raise ValueError("--dtype applies to merged weights; --adapters_only keeps the dtype of the trained ones")
@@ -69,6 +74,13 @@ def export(
     from plum.export.merged import ExportRequest, export_merged
 
     shard_bytes = parse_size(max_shard_size) if max_shard_size else MAX_SHARD_BYTES
+    if stock:
+        from plum.export.stock import export_stock
+
+        exported = export_stock(ExportRequest(source, destination, getattr(torch, dtype), shard_bytes))
+        print(f"Exported the backbone of the {exported.described_source}")
+        print(f"{destination}: {exported.num_tensors} tensors, {exported.num_bytes / 1e9:.3f} GB")
+        return
     result = export_merged(ExportRequest(source, destination, getattr(torch, dtype), shard_bytes, summary))
     print(f"Exported the {result.described_source}")
     files = f"{result.num_shards} file" + ("s" if result.num_shards > 1 else "")

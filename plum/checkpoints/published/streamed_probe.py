@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from plum.checkpoints.model_weights import Weights, empty_model
 from plum.models.grounded_lmm import GroundedLMM
@@ -39,14 +38,20 @@ def _probe_text(model: GroundedLMM) -> Tensor:
 
 def _stream_weights(model: GroundedLMM, weights: Weights) -> None:
     """Make every piece of the language model fetch its weights before it runs and drop them afterwards."""
-    language = model.llava.stock.model.language_model
+    language = model.backbone.decoder
     names = {id(module): name for name, module in model.named_modules()}
-    pieces = (*language.layers, language.embed_tokens, language.norm, model.llava.stock.lm_head)
+    layers, frequencies = language.get_submodule("layers"), language.get_submodule("rotary_emb")
+    outer = (
+        language.get_input_embeddings(),
+        language.get_submodule("norm"),
+        model.backbone.stock.get_output_embeddings(),
+    )
+    pieces = (*layers.children(), *outer)
     for piece in pieces:
         piece.register_forward_pre_hook(_fetch(names[id(piece)], weights))
         piece.register_forward_hook(_drop)
     # Its frequencies are computed, not saved.
-    language.rotary_emb = LlamaRotaryEmbedding(config=language.config)
+    language.rotary_emb = type(frequencies)(config=language.config)
 
 
 def _fetch(name: str, weights: Weights) -> Callable[[nn.Module, object], None]:

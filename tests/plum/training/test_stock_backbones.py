@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from peft import PeftModel
+from PIL import Image
+from transformers import AutoModelForImageTextToText, Sam2Model
 from transformers import Sam2Config as StockSam2Config
-from transformers import Sam2Model
 
 from partonomy.models.contract import ChoiceRequest, Role, Turn
+from partonomy.models.processors import load_processor
 from plum.checkpoints.adopt import adopt
 from plum.checkpoints.model_config_io import read_model_config
 from plum.checkpoints.stock_folder import STOCK_FILE, list_stock_tensors, read_stock_checkpoint
@@ -196,3 +199,43 @@ def test_doctor_examines_a_run_over_a_base_and_gives_no_estimate(
     (tmp_path / "run.yaml").write_text(yaml.safe_dump({**settings, "init_from": str(folder / "stock")}))
     assert main(["doctor", "--config", str(tmp_path / "run.yaml"), "--hash_cache", str(tmp_path / "hashes")]) == 1
     assert f"python -m plum adopt {folder / 'stock'} NEW_FOLDER --sam SAM_FILE" in capsys.readouterr().out
+
+
+@torch.inference_mode()
+def test_a_backbone_is_exported_for_other_programs(folder: Path, tmp_path: Path) -> None:
+    assert main(["export", str(folder / "run"), str(tmp_path / "stock"), "--stock"]) == 0
+    assert main(["export", str(folder / "run"), str(tmp_path / "merged")]) == 0
+    loaded = load_pretrained(tmp_path / "merged")
+    predictor = Predictor(loaded.model, loaded.tokenizer, loaded.config)
+    photo = np.random.default_rng(0).integers(0, 256, (30, 44, 3), dtype=np.uint8)
+    row = predictor.answers.given(predictor.slots((photo,)), ASKED, "It has a wing.", "given")
+    stock = AutoModelForImageTextToText.from_pretrained(tmp_path / "stock").eval()
+    inputs = load_processor(tmp_path / "stock")(
+        text=[row.rendered.text], images=[[Image.fromarray(photo)]], return_tensors="pt", add_special_tokens=False
+    )
+    assert inputs["input_ids"][0].tolist() == list(row.encoded.input_ids)
+    expected = stock.model(**inputs).last_hidden_state
+    torch.testing.assert_close(predictor._hidden_states((photo,), [row]), expected, atol=1e-5, rtol=0)
+    before = load_pretrained(folder / "run" / "model")
+    unmerged = Predictor(before.model, before.tokenizer, before.config)._hidden_states((photo,), [row])
+    torch.testing.assert_close(unmerged, expected, atol=1e-5, rtol=0)
+    again = read_stock_checkpoint(tmp_path / "stock")
+    assert again.config.end_tokens == before.config.hf.end_tokens  # type: ignore[union-attr]
+
+
+def test_adapters_are_exported_in_pefts_form(folder: Path, tmp_path: Path) -> None:
+    assert main(["export", str(folder / "run"), str(tmp_path / "adapters"), "--adapters_only"]) == 0
+    stock = AutoModelForImageTextToText.from_pretrained(folder / "stock").eval()
+    adapted = PeftModel.from_pretrained(stock, str(tmp_path / "adapters"))
+    loaded = load_pretrained(folder / "run" / "model")
+    own = {name: tensor for name, tensor in loaded.model.state_dict().items() if ".lora_" in name}
+    found = {f"llava.network.{name}": tensor for name, tensor in adapted.state_dict().items() if ".lora_" in name}
+    assert own.keys() == found.keys()
+    assert all(torch.equal(own[name], found[name]) for name in own)
+
+
+def test_a_model_over_llava_has_no_stock_form(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_inputs(tmp_path)
+    train(replace(make_config(tmp_path, "run"), num_updates=1))
+    assert main(["export", str(tmp_path / "run"), str(tmp_path / "out"), "--stock"]) == 1
+    assert "has LLaVA as its backbone" in capsys.readouterr().err
