@@ -12,6 +12,7 @@ from plum.config import (
 )
 from plum.doctor.workload import Workload
 from plum.inputs.bio_labels import number_of_classes
+from plum.losses.losses import MAX_WHOLE_LOGITS
 from plum.losses.mask_losses import NUM_MAPS, masks_at_once
 from plum.models.backbones.calico import adapted_layers
 from plum.models.backbones.shared_beginnings import align
@@ -130,7 +131,9 @@ def final_norm_bytes(language: LanguageConfig, work: Workload, *, is_trained: bo
 
 
 def token_loss_bytes(language: LanguageConfig, work: Workload, *, is_trained: bool) -> int:
-    """Return the bytes of the log-probabilities [K, V] of K supervised tokens in float32.
+    """Return the bytes that the loss keeps of the log-probabilities [K, V] of K supervised tokens, float32.
+
+    Many logits are kept as they are instead; see `plum.losses.losses.language_loss`.
 
     Args:
         language: sizes.
@@ -138,7 +141,9 @@ def token_loss_bytes(language: LanguageConfig, work: Workload, *, is_trained: bo
         is_trained: whether lm_head is trained, which also keeps its input.
     """
     kept = work.supervised * language.hidden_size * work.element_bytes if is_trained else 0
-    return work.supervised * language.vocab_size * FLOAT + kept + 8 * work.supervised  # and labels
+    num_logits = work.supervised * language.vocab_size
+    size = FLOAT if num_logits <= MAX_WHOLE_LOGITS else work.element_bytes
+    return num_logits * size + kept + 8 * work.supervised  # and labels
 
 
 def tagger_bytes(width: int, tagger: TaggerConfig, work: Workload, num_tagged: int, num_image_tokens: int) -> int:

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, multi_margin_loss
+from torch.utils.checkpoint import checkpoint
 
 from plum.constants import constant
 from plum.inputs.bio_labels import Tag, classes_of_tags
@@ -18,6 +19,12 @@ from plum.models.heads.query_projection import gather_span_tokens, mean_over_tok
 from plum.models.heads.span_tagger import predict_classes
 from plum.structures import IGNORE_INDEX, Batch, GroundedOutput, LossTerms, SpanBounds, TagChain
 from plum.train_config import LossConfig
+
+MAX_WHOLE_LOGITS = 2**29
+"""Logits whose loss is computed in one piece, 2.1 GB in float32. Those of LLaMA's vocabulary are fewer, those of Qwen's
+are more (9,216 supervised tokens x 151,936: 5.6 GB)."""
+LOGITS_OF_A_PIECE = 2**26
+"""Logits of a piece beyond that, .27 GB in float32."""
 
 
 def compute_losses(output: GroundedOutput, batch: Batch, config: LossConfig) -> LossTerms:
@@ -58,10 +65,23 @@ def weighted_sum(terms: LossTerms, config: LossConfig) -> Tensor:
 
 
 def language_loss(token_logits: Tensor, token_labels: Tensor) -> Tensor:
-    """Mean next-token cross-entropy in nats of logits [K, V] at K supervised positions; 0 when there are none."""
+    """Mean next-token cross-entropy in nats of logits [K, V] at K supervised positions; 0 when there are none.
+
+    More than `MAX_WHOLE_LOGITS` logits are taken in pieces whose float32 copy and probabilities exist only while the
+    piece is computed, forward and backward. Vocabularies of 152,000 tokens would otherwise need three float32 copies.
+    """
     if token_labels.numel() == 0:
         return _nothing(token_logits)
-    return cross_entropy(token_logits.float(), token_labels)
+    if token_logits.numel() <= MAX_WHOLE_LOGITS:
+        return cross_entropy(token_logits.float(), token_labels)
+    rows = max(1, LOGITS_OF_A_PIECE // token_logits.shape[1])
+    pieces = zip(token_logits.split(rows), token_labels.split(rows), strict=True)
+    sums = [checkpoint(_summed_cross_entropy, *piece, use_reentrant=False) for piece in pieces]
+    return torch.stack(sums).sum() / len(token_labels)
+
+
+def _summed_cross_entropy(token_logits: Tensor, token_labels: Tensor) -> Tensor:
+    return cross_entropy(token_logits.float(), token_labels, reduction="sum")
 
 
 def with_tags_in_scope(batch: Batch, scope: Literal["answer", "all"]) -> Batch:

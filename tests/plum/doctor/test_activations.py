@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from plum.config import FeedbackConfig, LoraConfig, TaggerConfig
+from plum.doctor import activations
 from plum.doctor.activations import (
     decoder_bytes,
     feedback_bytes,
@@ -20,6 +21,7 @@ from plum.doctor.activations import (
     token_loss_bytes,
 )
 from plum.doctor.workload import Workload
+from plum.losses import losses
 from plum.losses.losses import bio_loss, compute_losses, crf_loss, language_loss, span_kl_loss, with_tags_in_scope
 from plum.losses.mask_losses import losses_by_mask, sum_pixels
 from plum.models.batch_plan import find_places, plan_batch, supervised_places
@@ -170,7 +172,14 @@ def test_checkpointed_language_model(dtype: torch.dtype, per_image: int, places:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("lora", [PLAIN, WITH_EMBEDDINGS, None], ids=["frozen", "embeddings", "trained"])
-def test_token_loss(dtype: torch.dtype, lora: LoraConfig | None) -> None:
+@pytest.mark.parametrize("is_large", [False, True])
+def test_token_loss(
+    dtype: torch.dtype, lora: LoraConfig | None, is_large: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if is_large:
+        for module in (losses, activations):
+            monkeypatch.setattr(module, "MAX_WHOLE_LOGITS", 100)
+        monkeypatch.setattr(losses, "LOGITS_OF_A_PIECE", 200)
     world = World(dtype, lora)
     batch = world.batch
 

@@ -6,8 +6,10 @@ from typing import Literal
 
 import pytest
 import torch
+from torch import Tensor
 
 from plum.config import SpecialTokensConfig
+from plum.losses import losses
 from plum.losses.losses import (
     bio_accuracy,
     bio_loss,
@@ -34,6 +36,39 @@ from plum.structures import (
 from plum.train_config import LossConfig
 
 LOG_3 = math.log(3.0)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 1e-2)])
+def test_many_logits_are_taken_in_pieces(dtype: torch.dtype, tolerance: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 50, (23,), generator=generator)
+    values = (3 * torch.randn(23, 50, generator=generator)).to(dtype)
+    values[:, 7] = float("-inf")  # a token that is never text
+    labels[labels == 7] = 8
+
+    def run() -> tuple[Tensor, Tensor, int]:
+        logits = values.clone().requires_grad_()
+        loss, kept = language_loss(logits, labels), 0
+
+        def count(tensor: Tensor) -> Tensor:
+            nonlocal kept
+            kept += tensor.nbytes if tensor.dtype == torch.float32 and tensor.numel() >= 50 else 0
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            language_loss(logits, labels)
+        loss.backward()
+        assert logits.grad is not None
+        return loss.detach(), logits.grad, kept
+
+    whole, gradient, kept_whole = run()
+    monkeypatch.setattr(losses, "MAX_WHOLE_LOGITS", 23 * 50 - 1)
+    monkeypatch.setattr(losses, "LOGITS_OF_A_PIECE", 4 * 50)
+    pieces, gradient_of_pieces, kept = run()
+    torch.testing.assert_close(pieces, whole, rtol=1e-6, atol=0)
+    torch.testing.assert_close(gradient_of_pieces, gradient, rtol=tolerance, atol=1e-8)
+    assert kept_whole >= 23 * 50 * 4
+    assert kept == (0 if dtype == torch.bfloat16 else 23 * 50 * 4), "only the logits themselves"
 
 
 def test_language_golden() -> None:
