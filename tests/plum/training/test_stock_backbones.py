@@ -15,6 +15,7 @@ from transformers import Sam2Config as StockSam2Config
 
 from partonomy.models.contract import ChoiceRequest, Role, Turn
 from partonomy.models.processors import load_processor
+from partonomy.structures import QuestionType
 from plum.checkpoints.adopt import adopt
 from plum.checkpoints.model_config_io import read_model_config
 from plum.checkpoints.stock_folder import STOCK_FILE, list_stock_tensors, read_stock_checkpoint
@@ -29,6 +30,7 @@ from plum.models.segmenters.sam2 import stock_config as stock_sam2_config
 from plum.models.tiny import tiny_model_config, tiny_sam2_config
 from plum.train_config import TrainableConfig, TrainConfig
 from plum.training.run import build_or_load, train
+from tests.partonomy.conftest import write_questions
 from tests.partonomy.models.tiny_checkpoints import ARCHITECTURES
 from tests.plum.training.test_run import _train_to_the_sixth_micro_batch
 from tests.plum.training.training_world import largest_difference, make_config, moved, write_inputs
@@ -239,3 +241,16 @@ def test_a_model_over_llava_has_no_stock_form(tmp_path: Path, capsys: pytest.Cap
     train(replace(make_config(tmp_path, "run"), num_updates=1))
     assert main(["export", str(tmp_path / "run"), str(tmp_path / "out"), "--stock"]) == 1
     assert "has LLaVA as its backbone" in capsys.readouterr().err
+
+
+def test_the_benchmark_scores_it(folder: Path, tmp_path: Path) -> None:
+    questions = write_questions(tmp_path, tuple(QuestionType)[:2], 2)
+    words = ["--questions", str(questions), "--output", str(tmp_path / "scores"), "--max_new_tokens", "8"]
+    assert main(["validate", "partonomy", "--checkpoint", str(folder / "run" / "model"), *words]) == 0
+    summary = json.loads((tmp_path / "scores" / "summary.json").read_text())
+    scored = {name: group for name, group in summary["groups"].items() if group["num_scored"]}
+    assert len(scored) == 2
+    for group in scored.values():
+        assert (group["num_scored"], group["num_failed"]) == (2, 0)
+        assert 0 <= group["metrics"]["giou_micro_paired"]["value"] <= 1
+        assert group["metrics"]["parts_accuracy"]["value"] in (0.0, 0.5, 1.0)
