@@ -15,6 +15,7 @@ from plum.train_config import EngineConfig, OptimizerConfig, TrainableConfig
 from plum.training.engine import DdpEngine, DeepSpeedEngine, PlainEngine
 from plum.training.objective import Objective
 from plum.training.ranks import Ranks, start_ranks
+from tests.plum.deepspeed_groups import forget_deepspeed_groups
 from tests.plum.doctor.runs import shipped, tiny_run
 
 TINY = tiny_model_config(40, TINY_TOKENS, LoraConfig(rank=2))
@@ -136,6 +137,7 @@ def test_a_quantized_base_packs_its_linear_layers_alone(kind: str, bytes_per_wei
 def test_deepspeed_holds_what_is_counted() -> None:
     """One process, bf16: gradients, master weights and moments but for the padding of the flat groups."""
     pytest.importorskip("deepspeed")
+    forget_deepspeed_groups()
     ranks = start_ranks(EngineConfig())
     try:
         for stage in (1, 2):

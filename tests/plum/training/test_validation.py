@@ -22,6 +22,7 @@ from plum.training.smoke_overfit import smoke_config
 from plum.training.trainer import Trainer
 from plum.training.validation import HeldOutImages, Validation, find_distinct
 from tests.plum.data.part_world import write_world
+from tests.plum.deepspeed_groups import forget_deepspeed_groups
 from tests.plum.training.launching import train_forked
 from tests.plum.training.training_world import largest_difference, make_config, with_engine, write_inputs
 
@@ -197,6 +198,7 @@ def test_images_of_the_validation_are_not_trained_on(folder: Path) -> None:
 
 
 def test_deepspeed_validates_as_the_plain_engine(folder: Path) -> None:
+    forget_deepspeed_groups()
     runs = [
         with_validation(folder, with_engine(make_config(folder, kind, num_updates=2), kind, 2, 2))
         for kind in ("plain", "deepspeed")
