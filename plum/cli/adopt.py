@@ -21,4 +21,6 @@ def adopt(source: Path, destination: Path, *, sam: Path) -> None:
     adopted = adoption.adopt(source, sam, destination)
     for note in adopted.notes:
         print(note)
-    print(f"{destination}: use it as init_from; under `model:`, write `hf: {{}}` and the `sam` block of its config.json")
+    print(
+        f"{destination}: use it as init_from; under `model:`, write `hf: {{}}` and the `sam` block of its config.json"
+    )
