@@ -3,11 +3,13 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
-from plum.config import Quantization, Sam2Config, SpecialTokensConfig
-from plum.doctor import sam2_costs
+from plum.checkpoints.model_config_io import CONFIG_FILE
+from plum.config import HfBackboneConfig, Quantization, Sam2Config, SpecialTokensConfig, stock_hf_config
+from plum.doctor import decoder_costs, sam2_costs
 from plum.doctor.activations import (
     FLOAT,
     adaptation_bytes,
@@ -25,12 +27,16 @@ from plum.doctor.activations import (
     tagger_bytes,
     token_loss_bytes,
 )
+from plum.doctor.decoder_costs import DecoderBytes
 from plum.doctor.workload import Assumptions, Workload, build_workload, training_dtype
-from plum.models.parameter_counts import parameters_by_component
+from plum.losses.losses import LOGITS_OF_A_PIECE, MAX_WHOLE_LOGITS
+from plum.models.grounded_lmm import GroundedLMM
+from plum.models.parameter_counts import parameters_by_component, shown_name
 from plum.models.segmenters.sam import IMAGES_AT_ONCE
 from plum.models.systems.registry import build_model
 from plum.models.trainable import set_trainable
 from plum.train_config import EngineConfig, TrainConfig
+from plum.training.initialise import with_fit_of
 
 NF4_BLOCK, NF4_NESTED_BLOCK = 64, 256
 """bitsandbytes: one 8-bit scale per 64 weights, one float32 number per 256 scales."""
@@ -42,6 +48,8 @@ CONTEXT_BYTES = 2 * 10**9
 """Assumption: CUDA context, NCCL's buffers, cuBLAS workspaces."""
 NUMBERS_PER_TOKEN = 12
 """Integers of a batch for each token: ids, mask, label and tag; twice ids, positions, branch and place."""
+NUMBERS_OF_RECTANGLES = 7
+"""Further ones where positions have three axes: those of the conversations, and twice two more."""
 FRAGMENTATION = 0.05
 """Assumption: share of everything else that the allocator cannot use."""
 HEADER = (
@@ -111,7 +119,12 @@ def count_static_memory(config: TrainConfig, num_gpus: int) -> StaticMemory:
         config: the run; special tokens do not matter and may be unset.
         num_gpus: ranks over which ZeRO shards.
     """
-    components, largest = _count_components(config)
+    config = complete_backbone(config)
+    return _count_static(config, num_gpus, build_without_memory(config))
+
+
+def _count_static(config: TrainConfig, num_gpus: int, model: GroundedLMM) -> StaticMemory:
+    components, largest = _count_components(config, model)
     trained = sum(component.num_trained for component in components)
     size, bucket = training_dtype(config).itemsize, min(config.engine.reduce_bucket_size, trained)
     if config.engine.kind == "plain":
@@ -138,15 +151,44 @@ def count_static_memory(config: TrainConfig, num_gpus: int) -> StaticMemory:
     )
 
 
-def _count_components(config: TrainConfig) -> tuple[tuple[ComponentMemory, ...], int]:
+def complete_backbone(config: TrainConfig) -> TrainConfig:
+    """Return the run with all sizes of its stock backbone: its own, or those of the model that it starts from.
+
+    Raises:
+        ValueError: neither has them, or the two differ.
+    """
+    backbone, base = config.model.hf, config.init_from
+    if backbone is None:
+        return config
+    if base is not None and (Path(base) / CONFIG_FILE).is_file():
+        return replace(config, model=with_fit_of(config.model, base))
+    if not backbone.stock:
+        raise ValueError(
+            f"model.hf gives no sizes, and the model that it starts from is not there ({base or 'no init_from'}): "
+            "adopt it first (plum adopt), or give its config.json as model.hf.stock"
+        )
+    return config
+
+
+def build_without_memory(config: TrainConfig) -> GroundedLMM:
+    """Build a run's model on the meta device, its trained parameters set.
+
+    Args:
+        config: the run, its backbone complete; special tokens do not matter and may be unset.
+    """
+    backbone = config.model.backbone
+    tokens = backbone.special_tokens or SpecialTokensConfig(image=0, pad=0, eos=0)
+    with torch.device("meta"):
+        model = build_model(config.model.with_backbone(replace(backbone, special_tokens=tokens)))
+    set_trainable(model, config.trainable)
+    return model
+
+
+def _count_components(config: TrainConfig, model: GroundedLMM) -> tuple[tuple[ComponentMemory, ...], int]:
     """Count parameters by component, and those of the largest trained tensor.
 
     The part pretext of the tiny recipe is not part of PLUM and is left out.
     """
-    tokens = config.model.of_llava.special_tokens or SpecialTokensConfig(image=0, pad=0, eos=0)
-    with torch.device("meta"):
-        model = build_model(replace(config.model, llava=replace(config.model.of_llava, special_tokens=tokens)))
-    set_trainable(model, config.trainable)
     totals: Counter[str] = Counter()
     trained: Counter[str] = Counter()
     weights: Counter[str] = Counter()
@@ -160,7 +202,10 @@ def _count_components(config: TrainConfig) -> tuple[tuple[ComponentMemory, ...],
         kind = config.engine.base_quantization if is_packed else "none"
         element = FLOAT if component == EXACT else size
         weights[component] += _weight_bytes(number, parameter.shape[0], element, kind)
-    components = tuple(ComponentMemory(name, total, trained[name], weights[name]) for name, total in totals.items())
+    components = tuple(
+        ComponentMemory(shown_name(name, config.model), total, trained[name], weights[name])
+        for name, total in totals.items()
+    )
     return components, largest
 
 
@@ -246,14 +291,15 @@ def estimate_memory(config: TrainConfig, num_gpus: int, assumptions: Assumptions
         assumptions: assumptions about its data; None: the heaviest typical micro-batch.
 
     Raises:
-        ValueError: a vision tower, or CALICO's Q-Former or DINOv2, is trained (the tiny recipe); no formula here covers
-            their activations. Or the backbone is not LLaVA.
+        ValueError: a vision tower, or CALICO's Q-Former or DINOv2, is trained (the tiny recipe), or the projector of a
+            stock model; no formula here covers their activations. Or a stock model's sizes are not known, or refused.
     """
+    config = complete_backbone(config)
     trained, calico = config.trainable, config.model.calico
-    if config.model.hf is not None:
+    if config.model.hf is not None and trained.projector:
         raise ValueError(
-            f"the activations of {config.model.hf.model_type or 'model.hf'} are not modelled yet; begin with "
-            "engine.micro_batch_size 1 and read peak_memory_gb in metrics.jsonl"
+            f"memory is estimated for a frozen projector of {config.model.hf.model_type}: set trainable.projector to "
+            "false"
         )
     if trained.vision_tower or trained.sam_image_encoder:
         raise ValueError(
@@ -266,9 +312,11 @@ def estimate_memory(config: TrainConfig, num_gpus: int, assumptions: Assumptions
             "recipe"
         )
     work = build_workload(config, assumptions or Assumptions())
-    static = count_static_memory(config, num_gpus)
-    activations = estimate_activations(config, work)
-    return MemoryEstimate(num_gpus, work, static, activations, _phases(config, work, static, activations))
+    model = build_without_memory(config)
+    static = _count_static(config, num_gpus, model)
+    decoder = _measure_decoder(config, work, model)
+    activations = _activations(config, work, decoder)
+    return MemoryEstimate(num_gpus, work, static, activations, _phases(config, work, static, activations, decoder))
 
 
 def estimate_activations(config: TrainConfig, work: Workload) -> Activations:
@@ -281,10 +329,39 @@ def estimate_activations(config: TrainConfig, work: Workload) -> Activations:
     Returns:
         Bytes by part of the model.
     """
-    model = config.model
-    language, lora = model.language, model.lora
+    config = complete_backbone(config)
+    return _activations(config, work, _measure_decoder(config, work, build_without_memory(config)))
+
+
+def _measure_decoder(config: TrainConfig, work: Workload, model: GroundedLMM) -> DecoderBytes:
+    """Return the bytes that autograd keeps of the decoder: LLaVA's by formula, a stock model's measured on its layers.
+
+    Args:
+        config: the run, its backbone complete.
+        work: sizes of the micro-batch.
+        model: from `build_without_memory`; only its dtype changes.
+    """
+    is_checkpointed = config.engine.gradient_checkpointing
+    if config.model.hf is not None:
+        return decoder_costs.decoder_bytes(model, work, training_dtype(config), is_checkpointed=is_checkpointed)
+    language, lora = config.model.language, config.model.lora
     is_full = config.trainable.language_model == "full"
-    are_embeddings_trained = is_full or config.trainable.embeddings
+    kept = layers_bytes(
+        language,
+        lora,
+        work,
+        is_trained=is_full,
+        are_embeddings_trained=is_full or config.trainable.embeddings or _are_image_tokens_trained(config),
+        is_checkpointed=is_checkpointed,
+    )
+    layer = layer_bytes(language, lora, work, is_trained=is_full, is_first=False)
+    return DecoderBytes(kept, layer, final_norm_bytes(language, work, is_trained=is_full))
+
+
+def _activations(config: TrainConfig, work: Workload, decoder: DecoderBytes) -> Activations:
+    """Return the bytes that autograd keeps for one micro-batch, given those of the decoder."""
+    model, language = config.model, config.model.language
+    are_embeddings_trained = config.trainable.language_model == "full" or config.trainable.embeddings
     sam = model.sam
     if isinstance(sam, Sam2Config):
         decoded = work.masks * sam2_costs.decoder_bytes(sam, training_dtype(config))
@@ -296,24 +373,22 @@ def estimate_activations(config: TrainConfig, work: Workload) -> Activations:
         decoded += num_fed_back * feedback_bytes(model.sam, model.feedback, work)
     num_tagged = work.supervised if config.losses.bio_scope == "answer" else work.rows
     return Activations(
-        layers=layers_bytes(
-            language,
-            lora,
-            work,
-            is_trained=is_full,
-            are_embeddings_trained=are_embeddings_trained or _are_image_tokens_trained(config),
-            is_checkpointed=config.engine.gradient_checkpointing,
-        ),
-        token_loss=final_norm_bytes(language, work, is_trained=is_full)
-        + token_loss_bytes(language, work, is_trained=are_embeddings_trained),
+        layers=decoder.kept,
+        token_loss=decoder.norm + token_loss_bytes(language, work, is_trained=are_embeddings_trained),
         tagger=0
         if model.tagger is None
-        else tagger_bytes(language.hidden_size, model.tagger, work, num_tagged, model.of_llava.vision.num_image_tokens),
+        else tagger_bytes(language.hidden_size, model.tagger, work, num_tagged, _num_image_tokens(config, work)),
         queries=query_bytes(language.hidden_size, work, is_kl_pooled=config.losses.kl_reduction != "authors"),
         masks=decoded,
         mask_losses=work.masks * loss_bytes(model.sam, work),
         images=0 if model.calico is None else _image_bytes(config, work),
     )
+
+
+def _num_image_tokens(config: TrainConfig, work: Workload) -> int:
+    """Return the number of an image's tokens."""
+    image = work.stock_image
+    return config.model.of_llava.vision.num_image_tokens if image is None else image.num_tokens
 
 
 def _are_image_tokens_trained(config: TrainConfig) -> bool:
@@ -333,56 +408,113 @@ def _image_bytes(config: TrainConfig, work: Workload) -> int:
     )
 
 
-def _phases(config: TrainConfig, work: Workload, static: StaticMemory, activations: Activations) -> tuple[Phase, ...]:
+def _phases(
+    config: TrainConfig, work: Workload, static: StaticMemory, activations: Activations, decoder: DecoderBytes
+) -> tuple[Phase, ...]:
     """List the moments at which memory can peak, each with the bytes then on the GPU beyond the resident ones."""
-    language = config.model.language
-    size, logits = work.element_bytes, work.supervised * language.vocab_size
+    size = work.element_bytes
     inputs = _inputs_bytes(config, work)
     kept = inputs + activations.total
-    # Raw and masked logits and, in 16 bits, their float32 copy.
-    losses = logits * (2 * size + (FLOAT if size < FLOAT else 0)) + mask_sum_bytes(work)
-    of_logits = logits * (FLOAT + size) + mask_sum_bytes(work)
+    logits = _logits_bytes(config, work)
     gradients = static.gradients + static.micro_batch_gradients
     phases = [
         Phase("SAM's image encoder", inputs + _sam_encoder_bytes(config, work)),
-        Phase("losses", kept + losses),
-        Phase("backward of the losses", kept + of_logits + gradients),
+        Phase("losses", kept + logits.losses + mask_sum_bytes(work)),
+        Phase("backward of the losses", kept + logits.backward + mask_sum_bytes(work) + gradients),
         Phase(
             "backward of the language model",
-            inputs + activations.layers + activations.images + _layer_backward_bytes(config, work) + gradients,
+            inputs
+            + activations.layers
+            + activations.images
+            + _layer_backward_bytes(config, work, decoder.layer)
+            + gradients,
         ),
         Phase("reduction of the gradients", inputs + gradients + static.gradient_buffers),
         Phase("optimizer step", static.gradients + static.step_gradients),
     ]  # fmt: skip
+    if config.model.hf is not None:
+        phases.insert(0, Phase("the backbone's image encoder", inputs + decoder.encoder))
     if config.losses.kl > 0:
-        teacher = work.rows * language.hidden_size * size + _layer_forward_bytes(config, work)
-        phases.append(Phase("teacher's pass", kept - activations.mask_losses + logits * 2 * size + teacher))
+        teacher = work.rows * config.model.language.hidden_size * size + _layer_forward_bytes(config, work)
+        teacher += _injected_bytes(config, work)
+        phases.append(Phase("teacher's pass", kept - activations.mask_losses + logits.teacher + teacher))
     return tuple(phases)
+
+
+@dataclass(frozen=True)
+class _LogitsBytes:
+    """Transient bytes of the logits of supervised tokens, beyond what the loss keeps, at three moments.
+
+    losses: as they are computed; backward: of their gradients; teacher: while the teacher runs
+    """
+
+    losses: int
+    backward: int
+    teacher: int
+
+
+def _logits_bytes(config: TrainConfig, work: Workload) -> _LogitsBytes:
+    size, logits = work.element_bytes, work.supervised * config.model.language.vocab_size
+    if logits <= MAX_WHOLE_LOGITS:
+        # Raw and masked logits and, in 16 bits, their float32 copy.
+        return _LogitsBytes(
+            logits * (2 * size + (FLOAT if size < FLOAT else 0)), logits * (FLOAT + size), logits * 2 * size
+        )
+    # The masked logits are what is kept. The raw ones are gone when the pieces' float32 copies and log-probabilities
+    # begin. In the backward pass, the gradients of all pieces lie beside the whole gradient that they become.
+    pieces = LOGITS_OF_A_PIECE * FLOAT
+    return _LogitsBytes(max(logits * size, 2 * pieces), logits * 2 * size + 3 * pieces, 0)
 
 
 def batch_bytes(config: TrainConfig, work: Workload) -> int:
     """Return the bytes of a batch on its way to a GPU.
 
-    Pixels and masks have a byte each, part maps an integer; so have the ids, masks and labels of tokens, and their
-    places in the sequences of student and teacher.
+    Pixels and masks have a byte each (a stock model's pixels are float32), part maps an integer; so have the ids, masks
+    and labels of tokens, and their places in the sequences of student and teacher.
     """
-    sides = (config.model.of_llava.vision.image_size, config.model.sam.image_size)
-    pixels = work.images * 3 * sum(side**2 for side in sides) + work.masks * work.image_pixels
-    return pixels + 8 * (work.images * 16 * grid_size(config.model.sam) + NUMBERS_PER_TOKEN * work.rows)
+    sam, image = config.model.sam, work.stock_image
+    numbers = NUMBERS_PER_TOKEN
+    if image is None:
+        of_backbone = 3 * config.model.of_llava.vision.image_size**2
+    else:
+        of_backbone = image.pixel_bytes
+        numbers += NUMBERS_OF_RECTANGLES * image.has_rectangles
+    pixels = work.images * (of_backbone + 3 * sam.image_size**2) + work.masks * work.image_pixels
+    return pixels + 8 * (work.images * 16 * grid_size(sam) + numbers * work.rows)
 
 
 def _inputs_bytes(config: TrainConfig, work: Workload) -> int:
     """Return the bytes of the batch itself, of its normalised pixels, and of the towers' features."""
-    vision, sam = config.model.of_llava.vision, config.model.sam
-    pixels = work.images * 3 * (vision.image_size**2 + sam.image_size**2) * FLOAT
-    features = vision.num_image_tokens * config.model.language.hidden_size
+    sam, width = config.model.sam, config.model.language.hidden_size
+    pixels = work.images * 3 * sam.image_size**2 * FLOAT
+    features = _num_image_tokens(config, work) * width
+    if isinstance(config.model.backbone, HfBackboneConfig):
+        features *= 1 + num_deep_features(config.model.backbone)
+    else:
+        pixels += work.images * 3 * config.model.backbone.vision.image_size**2 * FLOAT
     if isinstance(sam, Sam2Config):
         features += sam2_costs.embedding_elements(sam, is_decoder_trained=config.trainable.sam_mask_decoder)
     else:
         features += grid_size(sam) * sam.prompt_dim
     if config.model.calico is not None and config.model.calico.adaptation is not None:
+        vision = config.model.of_llava.vision
         features += (vision.num_patches + 1) * vision.hidden_size  # what the adapted layers read
     return batch_bytes(config, work) + pixels + work.images * features * work.element_bytes
+
+
+def num_deep_features(backbone: HfBackboneConfig) -> int:
+    """Return how many features an image token has besides its embedding (Qwen3-VL's DeepStack)."""
+    return len(getattr(stock_hf_config(backbone).vision_config, "deepstack_visual_indexes", ()))
+
+
+def _injected_bytes(config: TrainConfig, work: Workload) -> int:
+    """Return the bytes of the copy of these features that a pass holds, one per sequence and image."""
+    backbone, image = config.model.backbone, work.stock_image
+    if not isinstance(backbone, HfBackboneConfig) or image is None:
+        return 0
+    shown = work.images if work.is_shared else work.pairs
+    width = config.model.language.hidden_size
+    return shown * image.num_tokens * num_deep_features(backbone) * width * work.element_bytes
 
 
 def _sam_encoder_bytes(config: TrainConfig, work: Workload) -> int:
@@ -412,15 +544,17 @@ def _layer_forward_bytes(config: TrainConfig, work: Workload) -> int:
     )
 
 
-def _layer_backward_bytes(config: TrainConfig, work: Workload) -> int:
-    """Return the transient bytes of a layer's backward pass, with gradient checkpointing also its recomputation."""
+def _layer_backward_bytes(config: TrainConfig, work: Workload, recomputed: int) -> int:
+    """Return the transient bytes of a layer's backward pass, with gradient checkpointing also its recomputation.
+
+    Args:
+        config: the run.
+        work: sizes of the micro-batch.
+        recomputed: bytes that autograd keeps of one layer.
+    """
     language = config.model.language
     workspace = work.places * (3 * language.intermediate_size * work.element_bytes + 2 * language.hidden_size * FLOAT)
-    if not config.engine.gradient_checkpointing:
-        return workspace
-    is_full = config.trainable.language_model == "full"
-    recomputed = layer_bytes(language, config.model.lora, work, is_trained=is_full, is_first=False)
-    return workspace + recomputed
+    return workspace + (recomputed if config.engine.gradient_checkpointing else 0)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ SAM's costs are formulas (`activations`, `step_flops`). Here image encoders diff
 the modules run on shapes alone; the decoder of the largest takes a tenth of a second.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from math import prod
 
 import torch
@@ -12,16 +12,14 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from plum.config import Sam2Config
+from plum.doctor.kept import CudaKernels, saved_bytes
 from plum.models.segmenters.sam2 import Sam2, build_sam2
 from plum.structures import ImageEmbeddings
 
 
 def decoder_bytes(config: Sam2Config, dtype: torch.dtype) -> int:
-    """Return the bytes that autograd keeps of decoding one mask with a trained decoder.
-
-    Attention is counted with its weights, as without a fused kernel, which keeps a number per query and head instead.
-    """
-    with torch.device("meta"):
+    """Return the bytes that autograd keeps of decoding one mask with a trained decoder, with fused attention."""
+    with torch.device("meta"), CudaKernels():
         sam = build_sam2(config).to(dtype)
         one = saved_bytes(lambda: _decode(sam, 1, dtype), sam.parameters())
         two = saved_bytes(lambda: _decode(sam, 2, dtype), sam.parameters())
@@ -71,21 +69,6 @@ def decoder_flops(config: Sam2Config) -> float:
     with torch.device("meta"), torch.no_grad():
         sam = build_sam2(config)
         return _flops(lambda: _decode(sam, 1, torch.float32))
-
-
-def saved_bytes(run: Callable[[], object], known: Iterable[Tensor]) -> int:
-    """Return the bytes that autograd keeps of a computation, each storage once, without those of `known` tensors."""
-    kept: dict[int, Tensor] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage()._cdata] = tensor
-        return tensor
-
-    not_counted = {tensor.untyped_storage()._cdata for tensor in known}
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        result = run()
-    del result
-    return sum(one.untyped_storage().nbytes() for key, one in kept.items() if key not in not_counted)
 
 
 def _decode(sam: Sam2, rows: int, dtype: torch.dtype) -> Tensor:

@@ -4,7 +4,9 @@ from dataclasses import dataclass
 
 import torch
 
+from plum.config import HfBackboneConfig
 from plum.doctor.assumptions import Assumptions
+from plum.doctor.stock_images import StockImage, read_stock_image
 from plum.train_config import TrainConfig
 
 PAIRS = "mixed_parts"
@@ -29,6 +31,7 @@ class Workload:
         images_per_conversation: images of every conversation.
         can_share: whether conversations about the same images may share their beginning; with modules that follow the
             prompt (CALICO), other questions may not.
+        stock_image: an image as a stock model takes it; None: the backbone is LLaVA.
     """
 
     images: int
@@ -43,6 +46,7 @@ class Workload:
     dropout_mask_bytes: int = 1
     images_per_conversation: int = 1
     can_share: bool = True
+    stock_image: StockImage | None = None
 
     @property
     def rows(self) -> int:
@@ -89,8 +93,18 @@ def training_dtype(config: TrainConfig) -> torch.dtype:
 
 def build_workload(config: TrainConfig, assumptions: Assumptions) -> Workload:
     """Derive the micro-batch, with the most conversations per image that the configuration allows; they share the
-    image."""
-    vision, calico = config.model.of_llava.vision, config.model.calico
+    image.
+
+    Raises:
+        ValueError: a stock model's sizes or image processor are refused.
+    """
+    backbone, calico = config.model.backbone, config.model.calico
+    image = None
+    if isinstance(backbone, HfBackboneConfig):
+        image = read_stock_image(backbone, *assumptions.image_size)
+        slot = image.slot
+    else:
+        slot = backbone.vision.num_image_tokens
     text = assumptions.text_tokens or config.data.max_text_tokens
     has_pairs = any(source.kind == PAIRS for source in config.data.sources)
     shown = assumptions.images_per_conversation or (2 if has_pairs else 1)
@@ -98,8 +112,8 @@ def build_workload(config: TrainConfig, assumptions: Assumptions) -> Workload:
     return Workload(
         images=config.engine.micro_batch_size * shown,
         conversations=conversations,
-        tokens=shown * vision.num_image_tokens + text,
-        common=shown * vision.num_image_tokens,
+        tokens=shown * slot + text,
+        common=shown * slot,
         supervised=conversations * (assumptions.supervised_tokens or text),
         spans=assumptions.spans_per_conversation,
         span_tokens=assumptions.tokens_per_span,
@@ -107,4 +121,5 @@ def build_workload(config: TrainConfig, assumptions: Assumptions) -> Workload:
         element_bytes=training_dtype(config).itemsize,
         images_per_conversation=shown,
         can_share=calico is None or calico.adaptation is None or not calico.adaptation.follows_prompt,
+        stock_image=image,
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from plum.config import ModelConfig
 from plum.models.grounded_lmm import GroundedLMM
 
 COMPONENT_PREFIXES = (
@@ -46,8 +47,10 @@ BACKBONE_PARTS = (
     ("text_model.", "llava.language_model"),
 )
 """Part of a backbone's parameter name -> component. Components are named after LLaVA's parts whatever the backbone, as
-saved models and runs name them; LLaVA itself has the names without `visual`, `vision_model`, `connector` and
-`text_model`."""
+saved models and runs name them; tables show another backbone's under its own name (`shown_name`). LLaVA itself has the
+names without `visual`, `vision_model`, `connector` and `text_model`."""
+BACKBONE = "llava."
+"""Prefix of a backbone's parameters and components."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +73,23 @@ def component_of(name: str) -> str:
     for prefix, component in COMPONENT_PREFIXES:
         if name.startswith(prefix):
             return component
-    if name.startswith("llava."):
+    if name.startswith(BACKBONE):
         for part, component in BACKBONE_PARTS:
             if part in name:
                 return component
     raise KeyError(f"parameter {name!r} belongs to no known component")
+
+
+def shown_name(component: str, config: ModelConfig) -> str:
+    """Return the name of a component in tables: parts of a stock model bear its type, such as `qwen3_vl.projector`.
+
+    Args:
+        component: from `component_of`.
+        config: the model that it belongs to.
+    """
+    if config.hf is None or not component.startswith(BACKBONE):
+        return component
+    return f"{config.hf.model_type}.{component.removeprefix(BACKBONE)}"
 
 
 def parameters_by_component(model: GroundedLMM) -> Iterator[tuple[str, str, nn.Parameter]]:
@@ -84,8 +99,8 @@ def parameters_by_component(model: GroundedLMM) -> Iterator[tuple[str, str, nn.P
 
 
 def count_components(model: GroundedLMM) -> tuple[ComponentCount, ...]:
-    """Count parameters by component, in the model's order; works on the meta device."""
+    """Count parameters by component, under the names of tables, in the model's order; works on the meta device."""
     counts: Counter[str] = Counter()
     for component, _, parameter in parameters_by_component(model):
-        counts[component] += parameter.numel()
+        counts[shown_name(component, model.config)] += parameter.numel()
     return tuple(ComponentCount(component, number) for component, number in counts.items())

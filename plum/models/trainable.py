@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from plum.models.grounded_lmm import GroundedLMM
-from plum.models.parameter_counts import parameters_by_component
+from plum.models.parameter_counts import parameters_by_component, shown_name
 from plum.train_config import TrainableConfig
 
 ALWAYS_TRAINED = (
@@ -51,7 +51,10 @@ def set_trainable(model: GroundedLMM, config: TrainableConfig) -> list[Trainable
         parameter.requires_grad_(component in trained and not is_fixed)
         num_parameters[component] += parameter.numel()
         num_trained[component] += parameter.numel() * parameter.requires_grad
-    return [TrainableRow(component, num_trained[component], total) for component, total in num_parameters.items()]
+    return [
+        TrainableRow(shown_name(component, model.config), num_trained[component], total)
+        for component, total in num_parameters.items()
+    ]
 
 
 def _trained_components(config: TrainableConfig) -> set[str]:

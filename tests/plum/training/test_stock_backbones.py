@@ -187,7 +187,7 @@ def test_what_cannot_be_adopted_is_refused_by_name(tmp_path: Path, capsys: pytes
     refused(json.dumps(settings), "are unknown")
 
 
-def test_doctor_examines_a_run_over_a_base_and_gives_no_estimate(
+def test_doctor_examines_a_run_over_a_base_and_reads_its_sizes(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sam = json.loads((folder / "base" / "config.json").read_text())["sam"]
@@ -197,7 +197,10 @@ def test_doctor_examines_a_run_over_a_base_and_gives_no_estimate(
     assert main(["doctor", "--config", str(tmp_path / "run.yaml"), "--hash_cache", str(tmp_path / "hashes")]) == 0
     printed = capsys.readouterr().out
     assert "this run's architecture" in printed
-    assert "No memory estimate: the activations of model.hf are not modelled yet" in printed
+    own = read_model_config(folder / "base").hf
+    assert own is not None
+    assert f"  {own.model_type}.language_model " in printed
+    assert "Memory of each of 1 GPUs: " in printed
     (tmp_path / "run.yaml").write_text(yaml.safe_dump({**settings, "init_from": str(folder / "stock")}))
     assert main(["doctor", "--config", str(tmp_path / "run.yaml"), "--hash_cache", str(tmp_path / "hashes")]) == 1
     assert f"python -m plum adopt {folder / 'stock'} NEW_FOLDER --sam SAM_FILE" in capsys.readouterr().out
