@@ -46,6 +46,10 @@ CHANGED_KEYS = {
     "tagger_none": {"model.tagger.context"},
 }
 
+STOCK = sorted(CONFIGS.glob("qwen3_vl_*.yaml"))
+"""Recipes over stock models; tests/test_stock_configs.py."""
+FULL_SIZE = [path for path in FULL_SIZE if path not in STOCK]
+
 
 def load(*paths: Path) -> TrainConfig:
     """What train.py makes of `--config FILE [--config OVERLAY]`."""

@@ -4,14 +4,24 @@ import importlib.util
 import logging
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForImageTextToText
 
+from partonomy.models.contract import Role, Turn
+from plum.checkpoints.adopt import adopt
+from plum.checkpoints.model_config_io import read_model_config
+from plum.checkpoints.stock_folder import read_stock_checkpoint
 from plum.checkpoints.store import load_pretrained, save_pretrained, save_trained
 from plum.config import LoraConfig, ModelConfig, Quantization
+from plum.inference.predictor import Predictor
 from plum.inputs.tokenizer import load_tokenizer
+from plum.models.backbones import quantization
+from plum.models.backbones.hf import FAMILIES
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.systems.registry import build_model
 from plum.models.systems.special_tokens import with_special_tokens
@@ -22,8 +32,10 @@ from plum.train_config import EngineConfig, TrainableConfig
 from plum.training.config_file import check_ranges
 from plum.training.initialise import Placement, build_from
 from plum.training.run import build_or_load
+from tests.partonomy.models.tiny_checkpoints import ARCHITECTURES
 from tests.plum.data.tokenizers_for_tests import byte_level
 from tests.plum.doctor.runs import tiny_run
+from tests.plum.stock_world import stock_config
 
 WIDTH = 64
 LORA = LoraConfig(rank=2, dropout=0.0)
@@ -140,3 +152,50 @@ def test_a_run_warns_that_it_is_unverified(tmp_path: Path, caplog: pytest.LogCap
     with caplog.at_level(logging.WARNING):
         build_or_load(run)
     assert "unverified until run on CUDA" in caplog.text
+
+
+@pytest.mark.parametrize("family", ["qwen3_vl", "smolvlm", "internvl"])
+def test_of_a_stock_model_the_decoder_alone_is_packed(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Packed(nn.Linear):
+        """Takes what the library's layer takes."""
+
+        def __init__(self, inputs: int, outputs: int, bias: bool, **settings: object) -> None:
+            super().__init__(inputs, outputs, bias)
+
+    library = SimpleNamespace(nn=SimpleNamespace(Linear4bit=Packed))
+    monkeypatch.setattr(quantization, "_import_bitsandbytes", lambda kind: library)
+    config = stock_config(ARCHITECTURES[family](tmp_path / "stock"), LORA)
+    model = build_model(config, is_backbone_empty=True, quantization="nf4")
+    decoder = FAMILIES[family].decoder
+    linear = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
+    packed = {name for name, layer in linear.items() if isinstance(layer, Packed)}
+    assert packed == {name for name in linear if f".{decoder}.layers." in name and "lora_" not in name}
+    assert len(packed) == config.language.num_layers * 7, "four of attention, three of the feed-forward layer"
+
+
+@needs_bitsandbytes
+def test_a_packed_stock_model_computes_nearly_the_same(tmp_path: Path) -> None:
+    from tests.plum.training.test_stock_backbones import write_sam2
+
+    stock = ARCHITECTURES["qwen3_vl"](tmp_path / "stock")
+    wider = AutoConfig.from_pretrained(stock)
+    wider.text_config.hidden_size = wider.vision_config.out_hidden_size = WIDTH
+    wider.text_config.intermediate_size, wider.text_config.head_dim = 128, 16
+    wider.text_config.initializer_range = 0.02  # the usual one
+    torch.manual_seed(0)
+    AutoModelForImageTextToText.from_config(wider).save_pretrained(stock)
+    adopt(stock, write_sam2(tmp_path / "sam2"), tmp_path / "base")
+    config = replace(read_model_config(tmp_path / "base"), lora=LORA)
+    photo = np.random.default_rng(0).integers(0, 256, (24, 40, 3), dtype=np.uint8)
+    found = []
+    for kind in ("none", "nf4"):
+        placement = Placement(torch.bfloat16, quantization=kind)
+        model = build_from(config, str(tmp_path / "base"), placement).model.eval().to("cpu")
+        predictor = Predictor(model, read_stock_checkpoint(stock).tokenizer, config)
+        row = predictor.answers.given(predictor.slots((photo,)), (Turn(Role.USER, "What?"),), "A wing.", "given")
+        with torch.inference_mode():
+            found.append(predictor._hidden_states((photo,), [row]).float())
+    difference = float((found[0] - found[1]).norm() / found[0].norm())
+    assert 0 < difference < 0.3
