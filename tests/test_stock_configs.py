@@ -1,11 +1,13 @@
 """The recipes over Qwen3-VL: sizes, memory, and one switch between what the paper compares."""
 
+import re
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from plum.cli.main import main
 from plum.config import SpecialTokensConfig
 from plum.doctor.memory import count_static_memory, estimate_memory
 from plum.models.grounded_lmm import GroundedLMM
@@ -18,7 +20,7 @@ from tests.test_configs import CONFIGS, STOCK, flatten, load
 LORA, QLORA, EIGHT = (CONFIGS / f"qwen3_vl_{name}.yaml" for name in ("4b_sam2_lora", "4b_sam2_qlora", "8b_sam2_8gpu"))
 SEG, NO_FEEDBACK = CONFIGS / "sisters" / "lisa_many.yaml", CONFIGS / "ablations" / "no_feedback.yaml"
 PARTONOMY = CONFIGS / "overlays" / "partonomy_ft.yaml"
-GB = 10**9
+PAGE = CONFIGS.parent / "docs" / "train" / "stock_backbones.md"
 
 
 def build_on_meta(config: TrainConfig) -> GroundedLMM:
@@ -70,18 +72,34 @@ def test_sizes_are_the_published_ones(path: Path, language: int, embeddings: int
     assert sam / 1e6 == pytest.approx(216.9, abs=0.1)  # SAM 2.1 large has 224.4 M with the memory of videos
 
 
-def test_a_packed_decoder_fits_24_gb() -> None:
+def test_the_page_s_table_is_what_doctor_computes_and_every_recipe_fits_its_gpus(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["doctor", "--table", *map(str, (LORA, QLORA, EIGHT)), "--gpus", "1"]) == 0
+    table = capsys.readouterr().out.strip()
+    found = re.search(r"<!-- memory table -->\n(.*?)\n<!-- end -->", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    assert found is not None
+    assert found[1] == table, "run the command above the page's memory table and paste what it prints"
+    peaks = [float(line.rsplit("|", 2)[1]) for line in table.splitlines()[2:]]
+    # A share of each GPU is left for what no GPU has confirmed.
+    for peak, gpu, share in zip(peaks, (48, 24, 80), (0.7, 0.8, 0.7), strict=True):
+        assert peak < share * gpu
+
+
+def test_the_page_s_peaks_with_seg_tokens_are_those_that_doctor_computes() -> None:
+    config = load(EIGHT, SEG)
+    sharded = replace(config, engine=replace(config.engine, kind="deepspeed"))
+    peaks = [f"{estimate_memory(one, 8).peak / 1e9:.1f} GB" for one in (config, sharded)]
+    text = " ".join(PAGE.read_text(encoding="utf-8").split())
+    assert f"{peaks[0]} (8B), or {peaks[1]} with `--engine.kind deepspeed`" in text
+
+
+def test_the_packed_recipe_packs_the_decoder_alone() -> None:
     config = load(QLORA)
     assert config.engine.base_quantization == "nf4"
-    assert estimate_memory(config, 1).peak < 20 * GB, "a fifth of the GPU is left for what no GPU has confirmed"
     before = {one.component: one.weight_bytes for one in count_static_memory(load(LORA), 1).components}
     after = {one.component: one.weight_bytes for one in count_static_memory(config, 1).components}
     assert {name for name in before if before[name] != after[name]} == {"qwen3_vl.language_model"}
-
-
-def test_the_others_fit_the_gpus_that_they_name() -> None:
-    assert 24 * GB < estimate_memory(load(LORA), 1).peak < 40 * GB
-    assert 40 * GB < estimate_memory(load(EIGHT), 8).peak < 70 * GB
 
 
 def test_recipes_differ_in_what_they_are_named_for() -> None:

@@ -200,9 +200,11 @@ def test_every_combination(
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("per_image", [1, 3])
-@pytest.mark.parametrize("is_checkpointed", [False, True])
+@pytest.mark.parametrize(
+    ("dtype", "per_image", "is_checkpointed"),
+    [(torch.float32, 1, False), (torch.bfloat16, 3, False), (torch.float32, 3, True)],
+    ids=["alone", "shared", "checkpointed"],
+)
 def test_the_decoder_alone(
     folders: dict[str, Path], family: str, dtype: torch.dtype, per_image: int, is_checkpointed: bool
 ) -> None:
