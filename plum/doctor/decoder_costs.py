@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from plum.doctor.activations import FLOAT
 from plum.doctor.kept import CudaKernels, saved_bytes
 from plum.doctor.workload import Workload
+from plum.inputs.encoding import AXES_OF_RECTANGLES
 from plum.models.backbones.backbone import Backbone
 from plum.models.backbones.shared_beginnings import SequenceLayout, SequencePass
 from plum.models.grounded_lmm import GroundedLMM
@@ -51,10 +52,16 @@ def decoder_bytes(model: GroundedLMM, work: Workload, dtype: torch.dtype, *, is_
         work: sizes of the micro-batch.
         dtype: of weights and activations.
         is_checkpointed: gradient checkpointing.
+
+    Raises:
+        ValueError: the decoder's layers are of several kinds, so that one does not stand for the others.
     """
     backbone = model.to(dtype).train().backbone
     decoder = backbone.decoder
     layers, number = decoder.layers, decoder.config.num_hidden_layers
+    kinds = sorted(set(getattr(decoder.config, "layer_types", None) or ()))
+    if len(kinds) > 1:
+        raise ValueError(f"the decoder has layers of several kinds ({', '.join(kinds)}), which are not measured yet")
     try:
         plain = _saved_by_two(backbone, work, dtype)
         kept = plain
@@ -74,6 +81,7 @@ def decoder_bytes(model: GroundedLMM, work: Workload, dtype: torch.dtype, *, is_
 def _saved_by_two(backbone: Backbone, work: Workload, dtype: torch.dtype) -> tuple[int, int]:
     """Return the bytes that autograd keeps of a decoder of one layer, and of two."""
     decoder = backbone.decoder
+    assert isinstance(decoder.layers, nn.ModuleList)
     first, second = decoder.layers[0], decoder.layers[min(1, len(decoder.layers) - 1)]
     saved = []
     for layers in ([first], [first, second]):
@@ -107,13 +115,11 @@ def _pass(backbone: Backbone, work: Workload, dtype: torch.dtype) -> tuple[Calla
     num_rows = work.samples if work.is_shared else work.conversations
     shape = (num_rows, work.sequence)
     shown = num_rows * work.images_per_conversation
-    ids, rows = (
-        torch.zeros(shape, dtype=torch.long),
-        torch.zeros(num_rows, work.images_per_conversation, dtype=torch.long),
-    )
+    ids = torch.zeros(shape, dtype=torch.long)
+    rows = torch.zeros(num_rows, work.images_per_conversation, dtype=torch.long)
     passed = SequencePass(
         input_ids=ids,
-        positions=torch.zeros((3, *shape) if image.has_rectangles else shape, dtype=torch.long),
+        positions=torch.zeros((AXES_OF_RECTANGLES, *shape) if image.has_rectangles else shape, dtype=torch.long),
         branches=torch.zeros(shape, dtype=torch.long),
         shown=ConversationImages(rows, (image.num_tokens,) * work.images),
         is_branched=work.is_shared,

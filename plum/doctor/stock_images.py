@@ -132,9 +132,9 @@ def _usual_settings(stock: PreTrainedConfig) -> tuple[dict[str, object], dict[st
             {"patch_size": patch, "num_additional_image_tokens": 1, "vision_feature_select_strategy": "default"},
         ),
     }
-    tiles = {"max_image_size": {"longest_edge": side}, "size": {"longest_edge": 4 * side}}
-    scale = getattr(stock, "scale_factor", 1)
-    found, own = settings.get(kind, (tiles, {"image_seq_len": cells // scale**2}))
+    tiles: dict[str, object] = {"max_image_size": {"longest_edge": side}, "size": {"longest_edge": 4 * side}}
+    of_tiles: dict[str, object] = {"image_seq_len": cells // getattr(stock, "scale_factor", 1) ** 2}
+    found, own = settings.get(kind, (tiles, of_tiles))
     return images | found, own
 
 
@@ -155,5 +155,5 @@ def _marks_tokenizer() -> PreTrainedTokenizerFast:
     backend.decoder = decoders.ByteLevel()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>")
     tokenizer.add_special_tokens({"additional_special_tokens": list(dict.fromkeys(marks))})
-    tokenizer._set_model_specific_special_tokens(special_tokens=NAMED_MARKS)
+    tokenizer._set_model_specific_special_tokens(special_tokens=dict(NAMED_MARKS))
     return tokenizer

@@ -374,3 +374,8 @@ def test_what_has_no_estimate_is_said(folders: dict[str, Path]) -> None:
     trained = replace(run, trainable=replace(run.trainable, projector=True))
     with pytest.raises(ValueError, match="estimated for a frozen projector of smolvlm"):
         estimate_memory(trained, 1)
+    text = {**run.model.hf.stock["text_config"], "layer_types": ["full_attention", "sliding_attention"] * 2}  # type: ignore[dict-item,union-attr]
+    stock = {**run.model.hf.stock, "text_config": {**text, "model_type": "qwen2", "sliding_window": 8}}  # type: ignore[union-attr]
+    mixed = replace(run, model=replace(run.model, hf=replace(run.model.hf, stock=stock)))
+    with pytest.raises(ValueError, match="several kinds .full_attention, sliding_attention., which are not measured"):
+        estimate_memory(mixed, 1)

@@ -6,6 +6,7 @@ import torch
 from plum.config import (
     CalicoConfig,
     FeedbackConfig,
+    HfBackboneConfig,
     LanguageConfig,
     LlavaConfig,
     LoraConfig,
@@ -16,7 +17,7 @@ from plum.config import (
     VisionConfig,
 )
 from plum.models.grounded_lmm import GroundedLMM
-from plum.models.parameter_counts import component_of, count_components
+from plum.models.parameter_counts import component_of, count_components, shown_name
 from plum.models.systems.registry import build_model
 from plum.models.trainable import set_trainable
 from plum.train_config import TrainableConfig
@@ -109,6 +110,15 @@ def test_feedback_can_be_left_out() -> None:
     with torch.device("meta"):
         counts = {count.component: count.num_parameters for count in count_components(build_model(config))}
     assert not any(component.startswith("feedback") or component == "llava.lora" for component in counts)
+
+
+def test_tables_name_the_parts_of_a_stock_model_after_its_type(plum_13b: GroundedLMM) -> None:
+    own = plum_13b.config
+    stock = own.with_backbone(HfBackboneConfig(stock={"model_type": "qwen3_vl"}))
+    assert shown_name("llava.projector", stock) == "qwen3_vl.projector"
+    assert shown_name("llava.projector", own) == "llava.projector"
+    assert shown_name("sam.mask_decoder", stock) == "sam.mask_decoder"
+    assert component_of("llava.network.model.visual.merger.norm.weight") == "llava.projector", "saved names stay"
 
 
 def test_unknown_parameter_is_refused() -> None:
