@@ -283,6 +283,15 @@ def test_a_plain_conversation_that_begins_another_is_not_computed_again(
     batch.score_choices(asked)
     batch.reply([ReplyRequest(one.image, one.turns) for one in asked], 4)
     assert len(seen) == 2 * len(CHOICES)
+    states = conversation_states(backbone, predictor.images.tokens(batch._images))
+    whole = predictor.answers.given(predictor.slots((WIDE,)), ASKED, CHOICES[0], "given").encoded
+    prompt = predictor.answers.prompt(ASKED, predictor.slots((WIDE,)))
+    short, long = states.add([batch._forest_row(asked[0], text) for text in (prompt, whole)])
+    assert len(seen) == 2 * len(CHOICES) + 1, "the longer one is computed, whatever the order"
+    assert short.tolist() == long[: len(short)].tolist()
+    (log_probs,) = states.log_probs([long])
+    assert [place for place, value in enumerate(log_probs) if value == 0] == [0, *whole.patches[0]]
+    assert states.bytes_per_token > 0
 
 
 def test_gemma_images_merge_with_the_line_breaks_around_them(tmp_path: Path) -> None:
