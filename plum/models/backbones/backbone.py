@@ -238,7 +238,7 @@ class Backbone(nn.Module, ABC):
         # With right padding, causal attention alone hides padding, so no mask is needed.
         embeddings = self.embed(input_ids, shown, image_tokens)
         positions = shown.positions_of(input_ids)
-        masks = self.masks(embeddings, input_ids, None, None)
+        masks = self.masks(embeddings, input_ids, None)
         named: dict[str, object] = {} if masks is None else {"attention_mask": masks}
         if positions is not None:
             named["position_ids"] = positions
@@ -318,16 +318,13 @@ class Backbone(nn.Module, ABC):
             input_ids == self.special_tokens.image, features.reshape(-1, *image_tokens.layers.shape[2:])
         )
 
-    def masks(
-        self, embeddings: Tensor, input_ids: Tensor, attention_mask: Tensor | None, cache: Cache | None
-    ) -> object | None:
+    def masks(self, embeddings: Tensor, input_ids: Tensor, attention_mask: Tensor | None) -> object | None:
         """Return what the stock decoder takes as the attention mask of whole prompts or conversations.
 
         Args:
             embeddings: [N, T, D].
             input_ids: [N, T], image placeholders expanded.
             attention_mask: [N, T], 1 on real tokens; None: padded on the right.
-            cache: that the prompts are to fill, if any.
 
         Returns:
             `attention_mask`, if text and image tokens attend alike.
@@ -383,7 +380,7 @@ class Backbone(nn.Module, ABC):
         with self.injecting(self.find_injection(prompt_ids, shown, image_tokens, starts)):
             states = self.decoder(
                 inputs_embeds=embeddings,
-                attention_mask=self.masks(embeddings, prompt_ids, prompt_mask, cache),
+                attention_mask=self.masks(embeddings, prompt_ids, prompt_mask),
                 position_ids=placed,
                 past_key_values=cache,
                 use_cache=True,

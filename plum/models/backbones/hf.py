@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForImageTextToText, Cache, PreTrainedModel
+from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from plum.config import HfBackboneConfig, LlavaConfig, LoraConfig, Quantization, stock_hf_config
 from plum.models.backbones.backbone import Backbone
@@ -92,9 +92,7 @@ class HfBackbone(Backbone):
             )
         return ImageTokens.concatenate(encoded)
 
-    def masks(
-        self, embeddings: Tensor, input_ids: Tensor, attention_mask: Tensor | None, cache: Cache | None
-    ) -> object | None:
+    def masks(self, embeddings: Tensor, input_ids: Tensor, attention_mask: Tensor | None) -> object | None:
         """See `Backbone`; masks that depend on image tokens are the stock model's own."""
         if not self.family.has_image_masks:
             return attention_mask
@@ -103,7 +101,7 @@ class HfBackbone(Backbone):
             config=self.decoder.config,
             inputs_embeds=embeddings,
             attention_mask=attention_mask,
-            past_key_values=cache,
+            past_key_values=None,
             position_ids=None,
             token_type_ids=(input_ids == self.special_tokens.image).int(),
             is_first_iteration=True,
