@@ -30,6 +30,7 @@ from plum.doctor.activations import (
 from plum.doctor.decoder_costs import DecoderBytes
 from plum.doctor.workload import Assumptions, Workload, build_workload, training_dtype
 from plum.losses.losses import LOGITS_OF_A_PIECE, MAX_WHOLE_LOGITS
+from plum.models.backbones.hf import find_family
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.parameter_counts import parameters_by_component, shown_name
 from plum.models.segmenters.sam import IMAGES_AT_ONCE
@@ -292,10 +293,16 @@ def estimate_memory(config: TrainConfig, num_gpus: int, assumptions: Assumptions
 
     Raises:
         ValueError: a vision tower, or CALICO's Q-Former or DINOv2, is trained (the tiny recipe), or the projector of a
-            stock model; no formula here covers their activations. Or a stock model's sizes are not known, or refused.
+            stock model, or a decoder's layers differ in kind; nothing here covers their activations. Or a stock model's
+            sizes are not known, or refused.
     """
     config = complete_backbone(config)
     trained, calico = config.trainable, config.model.calico
+    if config.model.hf is not None and (own_attention := find_family(config.model.hf).own_attention):
+        raise ValueError(
+            f"{config.model.hf.model_type} has {own_attention}, so that its layers differ, and their activations are "
+            "not measured yet; begin with engine.micro_batch_size 1 and read peak_memory_gb in metrics.jsonl"
+        )
     if config.model.hf is not None and trained.projector:
         raise ValueError(
             f"memory is estimated for a frozen projector of {config.model.hf.model_type}: set trainable.projector to "

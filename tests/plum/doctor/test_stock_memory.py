@@ -32,7 +32,9 @@ from tests.partonomy.models.tiny_checkpoints import ARCHITECTURES
 from tests.plum.doctor.runs import tiny_run
 from tests.plum.doctor.saved_tensors import measure_saved
 
-TOLERANCE = 0.10
+MEASURED = sorted(name for name, family in FAMILIES.items() if not family.own_attention)
+"""The others have layers of several kinds, for which there is no estimate."""
+TOLERANCE = 0.05
 LAYERS = 4
 HEIGHT, WIDTH = 24, 40
 LETTERS = "ghijkmnqrvwxyz"
@@ -44,7 +46,7 @@ PLAIN = LoraConfig(rank=2, dropout=0.0)
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A tiny checkpoint of each family."""
     root = tmp_path_factory.mktemp("stock")
-    return {family: save(root / family) for family, save in ARCHITECTURES.items()}
+    return {family: ARCHITECTURES[family](root / family) for family in FAMILIES}
 
 
 def answer(letter: str) -> Exchange:
@@ -182,24 +184,24 @@ def check_whole_step(folder: Path, dtype: torch.dtype, is_checkpointed: bool, ha
 
 
 @pytest.mark.parametrize("number", range(2))
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("family", MEASURED)
 def test_a_whole_training_step(folders: dict[str, Path], family: str, number: int) -> None:
     """Two combinations for every family; among all families, every combination occurs."""
-    place = sorted(FAMILIES).index(family)
+    place = MEASURED.index(family)
     dtype, is_checkpointed, has_sam2 = COMBINATIONS[(3 * place + 5 * number) % len(COMBINATIONS)]
     check_whole_step(folders[family], dtype, is_checkpointed, has_sam2)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "is_checkpointed", "has_sam2"), COMBINATIONS)
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("family", MEASURED)
 def test_every_combination(
     folders: dict[str, Path], family: str, dtype: torch.dtype, is_checkpointed: bool, has_sam2: bool
 ) -> None:
     check_whole_step(folders[family], dtype, is_checkpointed, has_sam2)
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("family", MEASURED)
 @pytest.mark.parametrize(
     ("dtype", "per_image", "is_checkpointed"),
     [(torch.float32, 1, False), (torch.bfloat16, 3, False), (torch.float32, 3, True)],
@@ -239,7 +241,7 @@ def test_dropout_masks_are_booleans_on_cuda(folders: dict[str, Path]) -> None:
     assert run.estimate().layers - on_cuda == 3 * 2 * run.work.places * 32 * (4 - 1)
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("family", MEASURED)
 @pytest.mark.parametrize("size", [(24, 40), (50, 20), (16, 16)])
 def test_images_are_those_of_the_model_s_own_processor(
     folders: dict[str, Path], family: str, size: tuple[int, int]
@@ -275,7 +277,7 @@ def test_sizes_alone_give_the_tokens_of_a_photograph(stock: dict[str, object], n
         assert found.num_tokens == num_tokens
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("family", MEASURED)
 def test_parameters_are_those_of_the_model(folders: dict[str, Path], family: str) -> None:
     run = StockRun(folders[family], torch.float32)
     plain = replace(run.run, engine=replace(run.run.engine, kind="plain"))
@@ -374,6 +376,10 @@ def test_what_has_no_estimate_is_said(folders: dict[str, Path]) -> None:
     trained = replace(run, trainable=replace(run.trainable, projector=True))
     with pytest.raises(ValueError, match="estimated for a frozen projector of smolvlm"):
         estimate_memory(trained, 1)
+    for family in FAMILIES.keys() - set(MEASURED):
+        backbone = read_stock_checkpoint(folders[family]).config
+        with pytest.raises(ValueError, match=rf"^{family} has .*so that its layers differ.*not measured yet"):
+            estimate_memory(replace(run, model=replace(run.model, hf=backbone)), 1)
     text = {**run.model.hf.stock["text_config"], "layer_types": ["full_attention", "sliding_attention"] * 2}  # type: ignore[dict-item,union-attr]
     stock = {**run.model.hf.stock, "text_config": {**text, "model_type": "qwen2", "sliding_window": 8}}  # type: ignore[union-attr]
     mixed = replace(run, model=replace(run.model, hf=replace(run.model.hf, stock=stock)))
