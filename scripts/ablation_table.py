@@ -12,7 +12,7 @@ import statistics
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -246,7 +246,10 @@ def main(folder: Path, base: str, tables: Mapping[str, tuple[Column, ...]]) -> N
     for title, columns in tables.items():
         if title:
             print(f"\n{title}\n")
-        comparisons += _print_table(runs, base, columns)
+        comparisons += [
+            replace(one, heading=f"{title}: {one.heading}" if title else one.heading)
+            for one in _print_table(runs, base, columns)
+        ]
     print(f"\n{describe_findings(comparisons)}")
 
 

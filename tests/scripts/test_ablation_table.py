@@ -9,6 +9,7 @@ import pytest
 
 from partonomy.harness.summary import read_summary, write_summary
 from partonomy.metrics.bootstrap import Estimate
+from scripts import ablation_table
 from scripts.ablation_table import (
     PAIR_METRICS,
     TABLES,
@@ -90,4 +91,13 @@ def test_pairs_have_a_table_per_task(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "| calico | 2 | 0.550 | 0.560 | 0.570 | 0.580 | 0.590 |" in printed
     assert "| calico | 2 | 0.700 | 0.710 | 0.720 | 0.730 | 0.740 |" in printed.split("Unique parts")[1]
     low, high = -0.125 - 12.7062 * 0.025, -0.125 + 12.7062 * 0.025  # differences -.10 and -.15, one degree of freedom
+    assert "intervals exclude 0" in printed
     assert f"| mi_lisa | 2 | 0.425 [{low:+.3f}, {high:+.3f}] |" in printed
+
+
+def test_a_finding_names_its_table(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Comparison("mi_lisa", "mIoU", -0.3, -0.2, 1e-6)
+    monkeypatch.setattr(ablation_table, "find_runs", lambda folder: {"calico": {}})
+    monkeypatch.setattr(ablation_table, "_print_table", lambda runs, base, columns: [found])
+    main(Path(), "calico", {"Unique parts": ()})
+    assert "- mi_lisa, Unique parts: mIoU: [-0.300, -0.200], p = 1e-06" in capsys.readouterr().out
