@@ -244,9 +244,13 @@ def test_other_architectures_are_refused_by_name(model_type: str) -> None:
         build_hf(HfBackboneConfig(stock={"model_type": model_type}), None)
 
 
-def test_tied_embeddings_stay_one_tensor_without_memory_too(tmp_path: Path) -> None:
-    ARCHITECTURES["qwen3_vl"](tmp_path / "stock")
-    config = stock_config(tmp_path / "stock", LoraConfig(rank=2))
+@pytest.mark.parametrize("train_embeddings", [False, True])
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_tied_embeddings_stay_one_tensor_without_memory_too(
+    tmp_path: Path, family: str, train_embeddings: bool
+) -> None:
+    ARCHITECTURES[family](tmp_path / "stock")
+    config = stock_config(tmp_path / "stock", LoraConfig(rank=2, train_embeddings=train_embeddings))
     assert config.hf is not None
     text = {**config.hf.stock["text_config"], "tie_word_embeddings": True}  # type: ignore[dict-item]
     tied = replace(
@@ -254,5 +258,13 @@ def test_tied_embeddings_stay_one_tensor_without_memory_too(tmp_path: Path) -> N
     )
     for is_empty in (False, True):
         stock = build_model(tied, is_backbone_empty=is_empty).backbone.stock
-        assert stock.get_output_embeddings().weight is stock.get_input_embeddings().weight
+        embeddings, head = stock.get_input_embeddings(), stock.get_output_embeddings()
+        assert head.weight is embeddings.weight
+        if train_embeddings:
+            assert head.original_module.weight is embeddings.original_module.weight
+            assert head.original_module.weight is not head.weight
+
+
+def test_the_end_token_is_the_chat_templates(tmp_path: Path) -> None:
+    ARCHITECTURES["qwen3_vl"](tmp_path / "stock")
     assert read_stock_checkpoint(tmp_path / "stock").config.end_tokens[0] == "<|im_end|>"
