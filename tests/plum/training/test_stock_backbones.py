@@ -156,13 +156,20 @@ def test_what_cannot_be_adopted_is_refused_by_name(tmp_path: Path, capsys: pytes
         assert match in capsys.readouterr().err
         assert not (tmp_path / "base").exists()
 
-    refused(text.replace('"model_type": "qwen3_vl"', '"model_type": "gemma3"', 1), "none of the families")
+    refused(text.replace('"model_type": "qwen3_vl"', '"model_type": "paligemma"', 1), "none of the families")
     refused("{", "is not JSON")
     settings = json.loads(text)
     settings["text_config"]["num_hidden_layers"] = 3
     refused(json.dumps(settings), "tensors are missing")
     settings["text_config"]["num_hidden_layers"] = 1
     refused(json.dumps(settings), "are unknown")
+    settings = json.loads(text)
+    settings["text_config"]["intermediate_size"] = 96
+    refused(json.dumps(settings), "is (32, 64), the model needs (32, 96)")
+    content = torch.load(sam, weights_only=True)
+    content["extra.weight"] = torch.zeros(2)
+    torch.save(content, sam)
+    refused(text, "is not SAM's checkpoint: 1 tensors differ")
 
 
 def test_doctor_examines_a_run_over_a_base_and_gives_no_estimate(
