@@ -153,6 +153,18 @@ class HfBackboneConfig:
         """Name of the architecture in transformers, such as `qwen3_vl`; empty if `stock` does not say it."""
         return str(self.stock.get("model_type", ""))
 
+    def with_vocabulary(self, num_rows: int) -> "HfBackboneConfig":
+        """Return the configuration with another number of embedding rows.
+
+        Published files name it in the text model's block, at the top (before there was a block), or in both.
+        """
+        stock, text = dict(self.stock), self.stock.get("text_config")
+        if isinstance(text, Mapping):
+            stock["text_config"] = {**text, "vocab_size": num_rows}
+        if "vocab_size" in stock or not isinstance(text, Mapping):
+            stock["vocab_size"] = num_rows
+        return replace(self, stock=stock)
+
     @property
     def language(self) -> LanguageConfig:
         """Sizes of the decoder.

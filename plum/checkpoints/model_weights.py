@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from plum.checkpoints.sizes import require_sizes
-from plum.checkpoints.weights import SavedTensor, open_tensors
+from plum.checkpoints.weights import SavedTensor, first_names, is_fitting, open_tensors, with_rows
 from plum.config import LoraConfig, ModelConfig
 from plum.models.backbones.lora import is_adapter, name_without_adapters
 from plum.models.grounded_lmm import GroundedLMM
@@ -64,27 +64,39 @@ class ModelWeights:
     trained: Mapping[str, Tensor]
     where: str
     is_strict: bool
+    tied: dict[str, str] = field(init=False, default_factory=dict)
+    """First name of every tensor that has a second one, by the second."""
     _sources: dict[str, str] = field(init=False, default_factory=dict)
+    _num_rows: dict[str, int] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         missing = []
         shapes = {name: saved.shape for name, saved in self.saved.items()}
         shapes |= {name: tuple(tensor.shape) for name, tensor in self.trained.items()}
         require_sizes(self.config, shapes, self.where)
-        for name, tensor in empty_model(self.config).state_dict().items():
+        model = empty_model(self.config)
+        first = first_names(model)
+        self.tied.update({name: other for name, other in first.items() if name != other})
+        for name, tensor in model.state_dict().items():
+            if name in self.tied:
+                if first[name] in self._sources:
+                    self._sources[name] = self._sources[first[name]]
+                continue
             source = next((one for one in (name, name_without_adapters(name)) if self._has(one)), None)
             if source is None:
                 missing.append(name)
                 continue
-            found = self.trained[source].shape if source in self.trained else self.saved[source].shape
-            if tuple(found) != tuple(tensor.shape):
+            found = self.trained[source] if source in self.trained else self.saved[source]
+            if not is_fitting(name, tensor.shape, found):
                 raise ValueError(
-                    f"{self.where} holds a checkpoint of another architecture: {source} is {tuple(found)} there and "
-                    f"{tuple(tensor.shape)} in the model"
+                    f"{self.where} holds a checkpoint of another architecture: {source} is {tuple(found.shape)} there "
+                    f"and {tuple(tensor.shape)} in the model"
                 )
             self._sources[name] = source
+            if tuple(found.shape) != tuple(tensor.shape):
+                self._num_rows[name] = len(tensor)
         held = self.saved.keys() | self.trained.keys() if self.is_strict else self.trained.keys()
-        unknown = sorted(held - set(self._sources.values()))
+        unknown = sorted(held - set(self._sources.values()) - self.tied.keys())
         if missing or unknown:
             raise ValueError(
                 f"{self.where} holds a checkpoint of another architecture: {len(missing)} tensors are missing "
@@ -99,7 +111,8 @@ class ModelWeights:
     def read(self, name: str) -> Tensor:
         """Return one tensor in the dtype it was saved in."""
         source = self._sources[name]
-        return self.trained[source] if source in self.trained else read_saved(self.saved[source], source)
+        tensor = self.trained[source] if source in self.trained else read_saved(self.saved[source], source)
+        return with_rows(tensor, self._num_rows.get(self.tied.get(name, name), len(tensor))) if tensor.ndim else tensor
 
     def _has(self, name: str) -> bool:
         return name in self.trained or name in self.saved

@@ -24,6 +24,8 @@ from plum.checkpoints.weights import (
     SavedTensor,
     copy_tensors,
     fingerprint,
+    first_names,
+    is_fitting,
     list_tensors,
     read_into,
     write_tensors,
@@ -242,11 +244,13 @@ def require_heads(folder: Path) -> None:
 
 def _read_over_base(model: GroundedLMM, folder: Path) -> None:
     """Copy trained weights, and everything else from their base; a tensor that neither has is an error."""
-    saved = saved_tensors(folder)
+    saved, first = saved_tensors(folder), first_names(model)
     targets = []
     for name, tensor in model.state_dict().items():
+        if first[name] != name:
+            continue
         source = name if name in saved else name_without_adapters(name)
-        if source not in saved or saved[source].shape != tuple(tensor.shape):
+        if source not in saved or not is_fitting(name, tensor.shape, saved[source]):
             found = saved[source].shape if source in saved else "missing"
             raise ValueError(
                 f"{folder} and its base hold a checkpoint of another architecture: {source} is {found} there and "

@@ -9,7 +9,7 @@ import os
 import re
 import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -187,9 +187,41 @@ def copy_tensors(targets: Iterable[tuple[Tensor, str]], saved: Mapping[str, Save
             for target, name in pairs:
                 key = saved[name].key or name
                 value = tensors.read(key)
-                target.copy_(value)
+                target.copy_(with_rows(value, target.shape[0]) if target.ndim else value)
                 if not _is_finite(target):
                     raise ValueError(f"{file}: {_describe_broken(key, value, target.dtype)}")
+
+
+def with_rows(saved: Tensor, num_rows: int) -> Tensor:
+    """Return a matrix with as many rows; those that it lacks are the mean of the others.
+
+    A stock model's own embeddings lack rows of tokens that a run has added and trained a copy of.
+    """
+    if len(saved) == num_rows:
+        return saved
+    missing = saved.float().mean(0, keepdim=True).to(saved.dtype).expand(num_rows - len(saved), -1)
+    return torch.cat([saved, missing])
+
+
+def first_names(module: nn.Module) -> dict[str, str]:
+    """Return the first name of every tensor of a module's state, by its name: tied tensors have several.
+
+    Trained weights are saved once, under the first; another name may be that of the untrained tensor in a base.
+    """
+    firsts: dict[int, str] = {}
+    return {name: firsts.setdefault(id(tensor), name) for name, tensor in _named_tensors(module).items()}
+
+
+def is_fitting(name: str, shape: Sequence[int], saved: SavedTensor | Tensor) -> bool:
+    """Return whether a saved tensor has a tensor's shape, or lacks only rows that `with_rows` may add.
+
+    These are rows of embeddings that were not trained, under a trained copy.
+    """
+    found = tuple(saved.shape)
+    if found == tuple(shape):
+        return True
+    is_untrained = name.endswith("embed_tokens.original_module.weight")
+    return is_untrained and found[1:] == tuple(shape[1:]) and found[0] < shape[0]
 
 
 def _is_finite(tensor: Tensor) -> bool:

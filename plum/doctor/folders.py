@@ -14,9 +14,9 @@ from plum.data.download_sources import find_marker
 from plum.doctor.file_hashes import hash_large_files
 from plum.doctor.findings import Finding, State
 from plum.inputs.tokenizer import load_model_tokenizer
-from plum.models.systems.special_tokens import add_written_tokens, with_special_tokens
+from plum.models.systems.special_tokens import add_written_tokens
 from plum.train_config import DataConfig, SourceConfig, TrainConfig
-from plum.training.initialise import require_same_backbone, with_fit_of
+from plum.training.initialise import architecture_of, require_same_backbone
 
 WEIGHTS = "*.safetensors"
 
@@ -139,8 +139,8 @@ def _examine_folder(config: TrainConfig, folder: Path, cache: Path, is_quiet: bo
         found = hash_weight_files(folder, cache, is_quiet)
         size = sum(file.stat().st_size for one in found.folders for file in _weight_files(one))
         tokenizer = load_model_tokenizer(config.tokenizer or folder, config.model)
-        add_written_tokens(config.model, tokenizer)
-        require_same_backbone(with_special_tokens(with_fit_of(config.model, str(folder)), tokenizer), str(folder))
+        added = add_written_tokens(config.model, tokenizer)
+        require_same_backbone(architecture_of(config.model, str(folder), tokenizer, added), str(folder))
     except (FileNotFoundError, ValueError) as error:
         return [Finding(State.MISSING, "init_from", str(error), _how_to_make(folder, config.model))]
     findings = [Finding(State.FINE, "init_from", f"{folder}, {size / 1e9:.2f} GB, this run's architecture")]

@@ -18,7 +18,7 @@ from plum.checkpoints.model_config_io import write_model_config
 from plum.checkpoints.model_weights import ModelWeights, empty_model, read_saved
 from plum.checkpoints.published.streamed_probe import probe_logits
 from plum.checkpoints.store import ADAPTER_STEM, BASE_FILE, TRAINED_STEM, saved_tensors, write_folder
-from plum.checkpoints.weights import SavedTensor, fingerprint, write_tensors
+from plum.checkpoints.weights import SavedTensor, fingerprint, is_fitting, with_rows, write_tensors
 from plum.export.export_source import ExportSource, find_source, root_base
 from plum.export.model_card import write_card
 from plum.models.backbones.lora import is_adapter, name_without_adapters, peft_name
@@ -95,13 +95,17 @@ def _split(
     others: dict[str, Tensor] = {}
     with progress(len(weights.names), "compare", "tensor") as shown:
         for name in counted(weights.names, shown):
+            if name in weights.tied and TRAINED_COPY not in name:  # peft's file has a trained copy under every name
+                continue
             if is_adapter(name) or TRAINED_COPY in name:
                 adapters[peft_name(name)] = weights.read(name).clone()
                 continue
             tensor, plain = weights.read(name), name_without_adapters(name)
             # A run in bfloat16 rounds what it does not train.
-            if plain in base and torch.equal(read_saved(base[plain], plain).to(tensor.dtype), tensor):
-                continue
+            if plain in base and is_fitting(name, tensor.shape, base[plain]):
+                untrained = read_saved(base[plain], plain).to(tensor.dtype)
+                if torch.equal(with_rows(untrained, len(tensor)) if tensor.ndim else untrained, tensor):
+                    continue
             if _is_under_adapters(name):
                 raise ValueError(
                     f"{folder} is not the base of {weights.where}: they differ in {name}, which is not trained"

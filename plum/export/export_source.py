@@ -15,7 +15,7 @@ from plum.export.training_checkpoint import read_trained
 from plum.inputs.tokenizer import load_model_tokenizer
 from plum.models.systems.special_tokens import add_written_tokens, with_special_tokens
 from plum.training.config_file import load_train_config
-from plum.training.initialise import with_fit_of
+from plum.training.initialise import architecture_of
 from plum.training.run import build_or_load
 from plum.training.run_checkpoints import RunCheckpoints
 
@@ -98,8 +98,8 @@ def _open_checkpoint(checkpoint: Path, run: Path) -> ExportSource:
     else:
         saved = saved_tensors(config.init_from)
         tokenizer = load_model_tokenizer(config.tokenizer or config.init_from, config.model)
-        add_written_tokens(config.model, tokenizer)
-        model_config = with_special_tokens(with_fit_of(config.model, config.init_from), tokenizer)
+        added = add_written_tokens(config.model, tokenizer)
+        model_config = architecture_of(config.model, config.init_from, tokenizer, added)
     weights = ModelWeights(model_config, saved, trained, str(checkpoint), is_strict=False)
     return ExportSource(weights, tokenizer, run, _base_of_run(run), "", f"checkpoint {checkpoint}")
 

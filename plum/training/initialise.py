@@ -7,16 +7,17 @@ the fresh heads in float32 and the file being read.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from plum.checkpoints.model_config_io import describe_differences, read_model_config
 from plum.checkpoints.store import HEAD_PREFIX, has_heads, has_projector, is_projector, saved_tensors
-from plum.checkpoints.weights import copy_tensors
+from plum.checkpoints.weights import SavedTensor, copy_tensors, first_names
 from plum.config import (
     CalicoConfig,
     HfBackboneConfig,
@@ -29,8 +30,10 @@ from plum.config import (
 )
 from plum.models.backbones.lora import is_adapter, name_without_adapters, reset_adapters
 from plum.models.grounded_lmm import GroundedLMM
+from plum.models.parameter_counts import component_of
 from plum.models.segmenters.build import complete_sizes
 from plum.models.systems.registry import build_model
+from plum.models.systems.special_tokens import with_added_rows, with_special_tokens
 from plum.models.weightless import allocate_parameters
 
 OPTIONAL = (
@@ -83,6 +86,23 @@ def with_fit_of(config: ModelConfig, init_from: str | None) -> ModelConfig:
     return with_fit(config, None if saved is None else saved.vision.fit)
 
 
+def architecture_of(
+    config: ModelConfig, init_from: str | None, tokenizer: PreTrainedTokenizerBase, added: Sequence[int]
+) -> ModelConfig:
+    """Return a run's whole architecture: completed from its start and its tokenizer, with rows for added tokens.
+
+    Args:
+        config: of the run.
+        init_from: the saved model it starts from, if any.
+        tokenizer: with the added tokens.
+        added: ids of the tokens that the run adds.
+
+    Raises:
+        ValueError: see `with_fit_of` and `with_special_tokens`.
+    """
+    return with_special_tokens(with_added_rows(with_fit_of(config, init_from), tokenizer, added), tokenizer)
+
+
 def _complete_stock(own: HfBackboneConfig, folder: str) -> HfBackboneConfig:
     """Return the saved stock model's configuration, with which everything that the run gives has to agree."""
     saved = read_model_config(Path(folder)).hf
@@ -93,7 +113,7 @@ def _complete_stock(own: HfBackboneConfig, folder: str) -> HfBackboneConfig:
             raise ValueError(
                 f"{', '.join(differing)} of this run and of {folder} differ; leave them out of the run's YAML"
             )
-    return saved
+    return replace(saved, special_tokens=own.special_tokens)
 
 
 def _differing_keys(own: Mapping[str, object], saved: Mapping[str, object], prefix: str) -> Iterator[str]:
@@ -151,6 +171,7 @@ def initialise_from(model: GroundedLMM, folder: str, reset_modules: Iterable[str
     lacks_projector = model.config.calico is not None and not has_projector(folder)
     if lacks_projector:  # f_image of a converted start whose BLIP has another language model; built without memory
         _start_afresh(model.llava.stock.model.multi_modal_projector)
+    first = first_names(model)
     for name, tensor in model.state_dict().items():
         # Continued adapters are saved under their own names; a base without adapters, under names without the wrapping.
         source = name if name in saved else name_without_adapters(name)
@@ -158,11 +179,13 @@ def initialise_from(model: GroundedLMM, folder: str, reset_modules: Iterable[str
         if name in COPIED and (is_reset or source not in saved):
             source, is_reset = COPIED[name], False
         used.update((source, name_without_adapters(name)))  # trained weights may hide a base's tensor of that name
+        if first[name] != name:  # a tied tensor, under whose first name trained weights are saved
+            continue
         if is_reset or source not in saved:
             if not is_reset and not _may_be_missing(name, is_base) and not (lacks_projector and is_projector(name)):
                 raise ValueError(f"{folder} has no {source}; it is a checkpoint of another architecture")
             fresh[_part_of(name)] += 1
-        elif saved[source].shape != tuple(tensor.shape):
+        elif saved[source].shape != tuple(tensor.shape) and not _is_grown(model.config, name, tensor, saved[source]):
             part = _part_of(name)
             raise ValueError(
                 f"{folder}: {source} is {saved[source].shape}, this run needs {tuple(tensor.shape)}"
@@ -183,6 +206,14 @@ def initialise_from(model: GroundedLMM, folder: str, reset_modules: Iterable[str
     ]
 
 
+def _is_grown(config: ModelConfig, name: str, own: Tensor, saved: SavedTensor) -> bool:
+    """Return whether a tensor is an embedding of a stock model for which the run has more rows than the saved one."""
+    is_embedding = own.ndim == 2 and name.startswith("llava.") and component_of(name) == "llava.embeddings"
+    if config.hf is None or not is_embedding:
+        return False
+    return saved.shape[1:] == tuple(own.shape[1:]) and saved.shape[0] < len(own)
+
+
 def require_same_backbone(own: ModelConfig, folder: str) -> None:
     """Refuse a saved model whose fixed parts differ.
 
@@ -199,6 +230,8 @@ def require_same_backbone(own: ModelConfig, folder: str) -> None:
         ValueError: something differs; the message names every key with both values.
     """
     saved = read_model_config(Path(folder))
+    if own.hf is not None and saved.hf is not None:
+        own = replace(own, hf=_vocabulary_alike(own.hf, saved.hf))
     own = with_fit_of(own, folder)
     own = replace(own, sam=complete_sizes(own.sam))
     if not has_heads(folder) and isinstance(own.sam, SamConfig) and isinstance(saved.sam, SamConfig):
@@ -246,6 +279,12 @@ def _calico_alike(own: CalicoConfig | None, saved: CalicoConfig | None) -> Calic
     if dino is not None and saved.dino is not None:
         dino = replace(dino, facet=saved.dino.facet)  # which features are read is the run's choice
     return replace(own, correspondence=saved.correspondence, adaptation=saved.adaptation, dino=dino, qformer=qformer)
+
+
+def _vocabulary_alike(own: HfBackboneConfig, saved: HfBackboneConfig) -> HfBackboneConfig:
+    """Return the run's stock model with the saved one's number of embedding rows, if it differs in nothing else."""
+    grown = saved.with_vocabulary(own.language.vocab_size)
+    return replace(own, stock=saved.stock) if own.stock == grown.stock else own
 
 
 def _suppressed_alike(own: ModelConfig, saved: ModelConfig) -> SpecialTokensConfig | None:

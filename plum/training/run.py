@@ -23,13 +23,13 @@ from plum.models.backbones.quantization import UNVERIFIED
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.segmenters.sam import IMAGES_AT_ONCE, SegmentAnything
 from plum.models.systems.registry import build_model
-from plum.models.systems.special_tokens import add_written_tokens, initialise_new_rows, with_special_tokens
+from plum.models.systems.special_tokens import add_written_tokens, initialise_new_rows
 from plum.models.trainable import TrainableRow, set_trainable
 from plum.structures import Batch
 from plum.train_config import PRETEXT_NEEDS_SAM, TrainConfig
 from plum.training.engine import Engine, build_engine
 from plum.training.exit_status import RunStoppedError
-from plum.training.initialise import Placement, build_from, with_fit_of
+from plum.training.initialise import Placement, architecture_of, build_from, with_fit_of
 from plum.training.objective import Objective
 from plum.training.optimizer import learning_rate_factor
 from plum.training.part_pretext import PartPretext
@@ -250,7 +250,7 @@ def build_or_load(config: TrainConfig, device: torch.device = CPU) -> tuple[PreT
     added = add_written_tokens(config.model, tokenizer)
     _require_trained_rows(config, tokenizer.convert_ids_to_tokens(list(added)))
     torch.manual_seed(config.seed)
-    architecture = with_special_tokens(with_fit_of(config.model, config.init_from), tokenizer)
+    architecture = architecture_of(config.model, config.init_from, tokenizer, added)
     if config.init_from is None:
         return tokenizer, build_model(architecture).to(device)  # on the CPU: the same weights on any device
     dtype = torch.bfloat16 if config.engine.precision == "bf16" else torch.float32  # DeepSpeed would round to it anyway
@@ -262,7 +262,9 @@ def build_or_load(config: TrainConfig, device: torch.device = CPU) -> tuple[PreT
     for line in initialised.notes:
         logger.info("%s", line)
     if added:
-        initialise_new_rows(initialised.model, added, config.new_token_rows)
+        own_rows = with_fit_of(config.model, config.init_from).language.vocab_size
+        new_rows = sorted({*added, *range(own_rows, architecture.language.vocab_size)})
+        initialise_new_rows(initialised.model, new_rows, config.new_token_rows)
         logger.info(
             "Added the tokens %s: their rows start as %s",
             dict(zip(tokenizer.convert_ids_to_tokens(list(added)), added, strict=True)),

@@ -190,8 +190,8 @@ def _check_answers(parts: TrainingParts, samples: Sequence[Sample]) -> tuple[Che
     exchanges = [(one, number) for one in samples for number in range(len(one.conversations[0]))]
     with progress(len(exchanges), "asking again", "exchange") as shown:
         for sample, number in counted(exchanges, shown):
-            exchange, turns = sample.conversations[0][number], _turns(sample, number)
-            ious += _mask_ious(predictor, sample, exchange, turns)
+            exchange, turns = sample.conversations[0][number], turns_before(sample, number)
+            ious += mask_ious(predictor, sample, exchange, turns)
             answer = predictor.generate_text(sample.image, turns)
             if answer.split() == exchange.answer.split():
                 reproduced += 1
@@ -208,15 +208,22 @@ def _check_answers(parts: TrainingParts, samples: Sequence[Sample]) -> tuple[Che
     )
 
 
-def _turns(sample: Sample, number: int) -> tuple[Turn, ...]:
-    """Return the sample's conversation up to one of its questions."""
+def turns_before(sample: Sample, number: int) -> tuple[Turn, ...]:
+    """Return a sample's conversation up to one of its questions, which the exchange of that number answers."""
     earlier = sample.conversations[0][:number]
     history = [turn for one in earlier for turn in (Turn(Role.USER, one.question), Turn(Role.ASSISTANT, one.answer))]
     return (*history, Turn(Role.USER, sample.conversations[0][number].question))
 
 
-def _mask_ious(predictor: Predictor, sample: Sample, exchange: Exchange, turns: Sequence[Turn]) -> list[float]:
-    """Return the IoU of every mask of one answer, outside ignored pixels."""
+def mask_ious(predictor: Predictor, sample: Sample, exchange: Exchange, turns: Sequence[Turn]) -> list[float]:
+    """Return the IoU of every mask of one answer, outside ignored pixels.
+
+    Args:
+        predictor: decodes the masks of the answer's phrases, which are given.
+        sample: has the image.
+        exchange: has the answer and its true masks.
+        turns: the conversation up to the exchange's question, from `turns_before`.
+    """
     if not exchange.masks:
         return []
     assert sample.image is not None  # pick_samples guarantees it

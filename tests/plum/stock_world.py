@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from transformers import AutoModelForImageTextToText, PreTrainedModel, ProcessorMixin
+from transformers import AutoModelForImageTextToText, PreTrainedModel, ProcessorMixin, Sam2Model
+from transformers import Sam2Config as StockSam2Config
 
 from partonomy.models.processors import load_processor
 from plum.checkpoints.stock_folder import list_stock_tensors, read_stock_checkpoint
@@ -14,9 +15,11 @@ from plum.checkpoints.weights import copy_tensors
 from plum.config import LoraConfig, ModelConfig
 from plum.inference.predictor import Predictor
 from plum.models.backbones.lora import name_without_adapters
+from plum.models.segmenters.build import build_segmenter
+from plum.models.segmenters.sam2 import stock_config as stock_sam2_config
 from plum.models.systems.registry import build_model
 from plum.models.systems.special_tokens import with_special_tokens
-from plum.models.tiny import tiny_model_config
+from plum.models.tiny import tiny_model_config, tiny_sam2_config
 from tests.partonomy.models.tiny_checkpoints import ARCHITECTURES
 
 VOCAB = 400
@@ -72,3 +75,22 @@ def open_world(folder: Path) -> StockWorld:
     copy_tensors([(tensor, name) for tensor, name in names if name in saved], saved)
     stock = AutoModelForImageTextToText.from_pretrained(folder).eval()
     return StockWorld(folder, stock, load_processor(folder), Predictor(model, found.tokenizer, config))
+
+
+def write_sam(path: Path) -> Path:
+    """A published SAM file of the tiny size."""
+    torch.manual_seed(0)
+    torch.save(build_segmenter(tiny_model_config(60).sam).state_dict(), path)
+    return path
+
+
+def write_sam2(path: Path) -> Path:
+    """A SAM 2 folder in transformers' form."""
+    torch.manual_seed(0)
+    config = stock_sam2_config(tiny_sam2_config())
+    assert isinstance(config, StockSam2Config)
+    sam = Sam2Model(config)
+    own = sam.shared_image_embedding.positional_embedding
+    own.copy_(sam.prompt_encoder.shared_embedding.positional_embedding)  # one table in published weights
+    sam.save_pretrained(path)
+    return path

@@ -16,7 +16,7 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from plum.config import HfBackboneConfig, LlavaConfig, LoraConfig, Quantization, stock_hf_config
 from plum.models.backbones.backbone import Backbone
-from plum.models.backbones.lora import add_adapters
+from plum.models.backbones.lora import add_adapters, tie_trained_copies
 from plum.models.backbones.quantization import quantize_language_model
 from plum.models.frozen import grad_if_trainable
 from plum.models.weightless import without_weights
@@ -167,4 +167,5 @@ def build_hf(
         backbone = HfBackbone(stock, family, config)
         if lora is not None:
             backbone.network = add_adapters(stock, lora, family.decoder)
+    tie_trained_copies(stock)  # lost as above
     return backbone

@@ -23,21 +23,39 @@ def add_adapters(stock: PreTrainedModel, config: LoraConfig, decoder: str = "lan
         decoder: name of the language model in the stock model.
 
     Raises:
-        ValueError: embeddings are to be trained and lm_head is tied to them, or no layer has a target's name.
+        ValueError: no layer has a target's name, or embeddings are to be trained and peft does not find the lm_head
+            that is tied to them.
     """
-    if config.train_embeddings and stock.get_output_embeddings().weight is stock.get_input_embeddings().weight:
-        raise ValueError(
-            "lora.train_embeddings: lm_head is tied to embed_tokens, so the adapters-off teacher would drift with it; "
-            "untie them or set it false"
-        )
+    is_tied = stock.get_output_embeddings().weight is stock.get_input_embeddings().weight
     settings = peft.LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,
         lora_dropout=config.dropout,
         target_modules=rf".*{decoder}\.layers\.\d+\..*\.({'|'.join(config.target_modules)})",
         modules_to_save=["embed_tokens"] if config.train_embeddings else None,
+        # A tied lm_head gets a copy too, so that the model without adapters keeps both of its own.
+        ensure_weight_tying=is_tied and config.train_embeddings,
     )
-    return peft.get_peft_model(stock, settings)
+    adapted = peft.get_peft_model(stock, settings)
+    if settings.ensure_weight_tying and not isinstance(stock.get_output_embeddings(), ModulesToSaveWrapper):
+        raise ValueError(
+            "lora.train_embeddings: lm_head is tied to embed_tokens, but the model's configuration does not say so "
+            "(tie_word_embeddings); set it, or untie them"
+        )
+    tie_trained_copies(stock)
+    return adapted
+
+
+def tie_trained_copies(stock: PreTrainedModel) -> None:
+    """Make the copies of tied embeddings one tensor, and the originals too; without such copies, do nothing.
+
+    peft ties them when it makes them, and parameters that lose their memory lose the tie.
+    """
+    embeddings, head = stock.get_input_embeddings(), stock.get_output_embeddings()
+    if isinstance(embeddings, ModulesToSaveWrapper) and isinstance(head, ModulesToSaveWrapper):
+        head.original_module.weight = embeddings.original_module.weight
+        for adapter, copy in embeddings.modules_to_save.items():
+            head.modules_to_save[adapter].weight = copy.weight
 
 
 def reset_adapters(module: nn.Module) -> None:

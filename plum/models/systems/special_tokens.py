@@ -23,6 +23,8 @@ from plum.models.systems.seg_token import add_marks, written_marks
 
 NORMAL_DEVIATION = 0.02
 """Standard deviation of a new row under `normal`: LLaMA's `initializer_range`."""
+ROW_MULTIPLE = 64
+"""Matrices of such a number of rows multiply faster on GPUs; transformers' LLaVA checkpoints have it, too."""
 
 
 def read_special_tokens(
@@ -113,6 +115,22 @@ def initialise_new_rows(model: GroundedLMM, new_ids: Sequence[int], how: Literal
         if is_output not in drawn:
             drawn[is_output] = torch.randn(len(new_ids), matrix.shape[1]) * NORMAL_DEVIATION
         matrix[list(new_ids)] = drawn[is_output].to(matrix)
+
+
+def with_added_rows(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, added: Sequence[int]) -> ModelConfig:
+    """Return the configuration of a stock model with embedding rows for the tokens that a run adds to its tokenizer.
+
+    Many published vocabularies leave no row free. LLaVA's conversion leaves some; its number of rows stays.
+
+    Args:
+        config: architecture, with the stock model's own number of rows.
+        tokenizer: with the added tokens.
+        added: their ids.
+    """
+    num_rows = config.language.vocab_size
+    if config.hf is None or not len(tokenizer) - len(added) <= num_rows < len(tokenizer):
+        return config
+    return config.with_backbone(config.hf.with_vocabulary(-(-len(tokenizer) // ROW_MULTIPLE) * ROW_MULTIPLE))
 
 
 def with_special_tokens(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> ModelConfig:

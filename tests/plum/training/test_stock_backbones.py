@@ -10,8 +10,7 @@ import torch
 import yaml
 from peft import PeftModel
 from PIL import Image
-from transformers import AutoModelForImageTextToText, Sam2Model
-from transformers import Sam2Config as StockSam2Config
+from transformers import AutoModelForImageTextToText
 
 from partonomy.models.contract import ChoiceRequest, Role, Turn
 from partonomy.models.processors import load_processor
@@ -25,36 +24,15 @@ from plum.cli.main import main
 from plum.config import HfBackboneConfig, LoraConfig, ModelConfig
 from plum.inference.predictor import Predictor
 from plum.inference.question_batch import QuestionBatch
-from plum.models.segmenters.build import build_segmenter
-from plum.models.segmenters.sam2 import stock_config as stock_sam2_config
-from plum.models.tiny import tiny_model_config, tiny_sam2_config
 from plum.train_config import TrainableConfig, TrainConfig
 from plum.training.run import build_or_load, train
 from tests.partonomy.conftest import write_questions
 from tests.partonomy.models.tiny_checkpoints import ARCHITECTURES
+from tests.plum.stock_world import write_sam, write_sam2
 from tests.plum.training.test_run import _train_to_the_sixth_micro_batch
 from tests.plum.training.training_world import largest_difference, make_config, moved, write_inputs
 
 ASKED = (Turn(Role.USER, "What visible parts does it have?"),)
-
-
-def write_sam(path: Path) -> Path:
-    """A published SAM file of the tiny size."""
-    torch.manual_seed(0)
-    torch.save(build_segmenter(tiny_model_config(60).sam).state_dict(), path)
-    return path
-
-
-def write_sam2(path: Path) -> Path:
-    """A SAM 2 folder in transformers' form."""
-    torch.manual_seed(0)
-    config = stock_sam2_config(tiny_sam2_config())
-    assert isinstance(config, StockSam2Config)
-    sam = Sam2Model(config)
-    own = sam.shared_image_embedding.positional_embedding
-    own.copy_(sam.prompt_encoder.shared_embedding.positional_embedding)  # one table in published weights
-    sam.save_pretrained(path)
-    return path
 
 
 @pytest.fixture(scope="module", params=[("qwen3_vl", "sam2"), ("smolvlm", "sam"), ("internvl", "sam2")])
@@ -178,13 +156,20 @@ def test_what_cannot_be_adopted_is_refused_by_name(tmp_path: Path, capsys: pytes
         assert match in capsys.readouterr().err
         assert not (tmp_path / "base").exists()
 
-    refused(text.replace('"model_type": "qwen3_vl"', '"model_type": "gemma3"', 1), "none of the families")
+    refused(text.replace('"model_type": "qwen3_vl"', '"model_type": "paligemma"', 1), "none of the families")
     refused("{", "is not JSON")
     settings = json.loads(text)
     settings["text_config"]["num_hidden_layers"] = 3
     refused(json.dumps(settings), "tensors are missing")
     settings["text_config"]["num_hidden_layers"] = 1
     refused(json.dumps(settings), "are unknown")
+    settings = json.loads(text)
+    settings["text_config"]["intermediate_size"] = 96
+    refused(json.dumps(settings), "is (32, 64), the model needs (32, 96)")
+    content = torch.load(sam, weights_only=True)
+    content["extra.weight"] = torch.zeros(2)
+    torch.save(content, sam)
+    refused(text, "is not SAM's checkpoint: 1 tensors differ")
 
 
 def test_doctor_examines_a_run_over_a_base_and_reads_its_sizes(

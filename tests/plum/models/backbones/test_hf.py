@@ -19,6 +19,7 @@ from plum.inference.question_batch import QuestionBatch
 from plum.inputs.encoding import rectangle_positions
 from plum.models.backbones.hf import FAMILIES, build_hf
 from plum.models.backbones.lora import adapters_off, reset_adapters
+from plum.models.parameter_counts import component_of
 from plum.models.systems.registry import build_model
 from plum.structures import IGNORE_INDEX, ConversationImages, Exchange
 from plum.train_config import DataConfig
@@ -28,6 +29,7 @@ from tests.plum.stock_world import TALL, WIDE, StockWorld, make_world, stock_con
 ASKED = (Turn(Role.USER, "What visible parts does it have?"),)
 LATER = (*ASKED, Turn(Role.ASSISTANT, "It has a wing."), Turn(Role.USER, "And its wheels?"))
 CHOICES = ("It has a wing.", "It has a wheel and a wing.", "No.")
+TOWERS = {"llava.vision_tower", "llava.projector"}
 MRoPE = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5")
 PLAIN = ("gemma3", "qwen3_5")
 
@@ -101,6 +103,65 @@ def test_answers_are_those_of_the_stock_generation(
         suppress_tokens=list(tokens.suppressed),
     )
     assert own[0].tolist() == stock[0, ids.shape[1] :].tolist()
+
+
+@torch.inference_mode()
+def test_an_answer_starts_from_the_state_of_the_prompts_last_token(
+    world: StockWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To rounding: what an image adds may be too little to change a greedy token."""
+    predictor, backbone = world.predictor, world.predictor.model.backbone
+    prompt = predictor.answers.prompt(LATER, predictor.slots((WIDE,)))
+    shown, images = predictor._shown((WIDE,), [prompt]), predictor._image_tokens((WIDE,))
+    ids = torch.tensor([prompt.input_ids])
+    expected = backbone.hidden_states(ids, torch.ones_like(ids), shown, images)[:, -1]
+    seen: list[torch.Tensor] = []
+
+    def token_logits(states: torch.Tensor) -> torch.Tensor:
+        seen.append(states)
+        return type(backbone).token_logits(backbone, states)
+
+    monkeypatch.setattr(backbone, "token_logits", token_logits)
+    backbone.generate(ids, torch.ones_like(ids), shown, images, 1)
+    torch.testing.assert_close(seen[0], expected, rtol=0, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_an_ended_answer_is_padded_while_others_go_on(world: StockWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor, backbone = world.predictor, world.predictor.model.backbone
+    tokens = backbone.special_tokens
+    prompt = predictor.answers.prompt(ASKED, predictor.slots((WIDE,)))
+    ids = torch.tensor([prompt.input_ids] * 2)
+    shown, images = predictor._shown((WIDE,), [prompt] * 2), predictor._image_tokens((WIDE,))
+    word = next(token for token in range(20, 99) if token not in {*tokens.suppressed, tokens.eos, tokens.pad})
+    written = iter([[tokens.eos, word], [word, word], [word, tokens.eos]])
+
+    def token_logits(states: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.one_hot(torch.tensor(next(written)), 400).float()
+
+    monkeypatch.setattr(backbone, "token_logits", token_logits)
+    found = backbone.generate(ids, torch.ones_like(ids), shown, images, 9)
+    assert found.tolist() == [[tokens.eos, tokens.pad, tokens.pad], [word, word, tokens.eos]]
+
+
+@torch.inference_mode()
+def test_placeholders_are_never_written(world: StockWorld) -> None:
+    backbone = world.predictor.model.backbone
+    logits = backbone.token_logits(torch.zeros(1, backbone.hidden_size))[0]
+    assert backbone.special_tokens.image in backbone.special_tokens.suppressed
+    assert (~torch.isfinite(logits)).nonzero().flatten().tolist() == list(backbone.special_tokens.suppressed)
+
+
+@torch.inference_mode()
+def test_a_single_conversation_keeps_its_positions(world: StockWorld) -> None:
+    """Nothing is shared, so that the pass has no branches."""
+    predictor, backbone = world.predictor, world.predictor.model.backbone
+    row = predictor.answers.given(predictor.slots((WIDE,)), ASKED, CHOICES[0], "given")
+    tokens = pad_rows([row], backbone.special_tokens.pad)
+    text = (tokens.input_ids, tokens.attention_mask, predictor._shown((WIDE,), [row.encoded]))
+    images = predictor._image_tokens((WIDE,))
+    apart, shared = backbone.hidden_states(*text, images), backbone.shared_hidden_states(*text, images)
+    torch.testing.assert_close(apart, shared, rtol=0, atol=1e-5)
 
 
 @torch.inference_mode()
@@ -314,9 +375,13 @@ def test_other_architectures_are_refused_by_name(model_type: str) -> None:
         build_hf(HfBackboneConfig(stock={"model_type": model_type}), None)
 
 
-def test_tied_embeddings_stay_one_tensor_without_memory_too(tmp_path: Path) -> None:
-    ARCHITECTURES["qwen3_vl"](tmp_path / "stock")
-    config = stock_config(tmp_path / "stock", LoraConfig(rank=2))
+@pytest.mark.parametrize("train_embeddings", [False, True])
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_tied_embeddings_stay_one_tensor_without_memory_too(
+    tmp_path: Path, family: str, train_embeddings: bool
+) -> None:
+    ARCHITECTURES[family](tmp_path / "stock")
+    config = stock_config(tmp_path / "stock", LoraConfig(rank=2, train_embeddings=train_embeddings))
     assert config.hf is not None
     text = {**config.hf.stock["text_config"], "tie_word_embeddings": True}  # type: ignore[dict-item]
     tied = replace(
@@ -324,5 +389,43 @@ def test_tied_embeddings_stay_one_tensor_without_memory_too(tmp_path: Path) -> N
     )
     for is_empty in (False, True):
         stock = build_model(tied, is_backbone_empty=is_empty).backbone.stock
-        assert stock.get_output_embeddings().weight is stock.get_input_embeddings().weight
-    assert read_stock_checkpoint(tmp_path / "stock").config.end_tokens[0] == "<|im_end|>"
+        embeddings, head = stock.get_input_embeddings(), stock.get_output_embeddings()
+        assert head.weight is embeddings.weight
+        if train_embeddings:
+            assert head.original_module.weight is embeddings.original_module.weight
+            assert head.original_module.weight is not head.weight
+
+
+@pytest.mark.parametrize(
+    ("family", "ends"),
+    [("qwen3_vl", ["<|im_end|>", "</s>"]), ("smolvlm", ["<end_of_utterance>", "</s>"]), ("llava", ["</s>"])],
+)
+def test_the_end_token_is_the_chat_templates_and_others_end_too(tmp_path: Path, family: str, ends: list[str]) -> None:
+    ARCHITECTURES[family](tmp_path / "stock")
+    config = read_stock_checkpoint(tmp_path / "stock").config
+    assert list(config.end_tokens) == ends
+
+
+def test_gradients_reach_every_tower_that_is_trained_and_no_other(world: StockWorld) -> None:
+    model = world.predictor.model
+    store = world.predictor.images
+    pixels = store.transform.stack([image.inputs for image in store.find_all((WIDE, TALL))])
+    towers = {name: tower for name, tower in model.named_parameters() if component_of(name) in TOWERS}
+    flags = {name: tower.requires_grad for name, tower in towers.items()}
+    assert {component_of(name) for name in towers} == TOWERS
+    try:
+        for trained in TOWERS:
+            for name, tower in towers.items():
+                tower.requires_grad_(component_of(name) == trained)
+            tokens = model.backbone.encode_images(pixels)
+            assert tokens.values.requires_grad
+            wanted = {name: tower for name, tower in towers.items() if tower.requires_grad}
+            found = torch.autograd.grad(tokens.values.square().sum(), list(wanted.values()), allow_unused=True)
+            reached = [name for name, gradient in zip(wanted, found, strict=True) if gradient is not None]
+            assert reached
+        for tower in towers.values():
+            tower.requires_grad_(False)
+        assert not model.backbone.encode_images(pixels).values.requires_grad
+    finally:
+        for name, tower in towers.items():
+            tower.requires_grad_(flags[name])
