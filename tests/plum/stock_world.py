@@ -17,7 +17,7 @@ from plum.models.backbones.lora import name_without_adapters
 from plum.models.systems.registry import build_model
 from plum.models.systems.special_tokens import with_special_tokens
 from plum.models.tiny import tiny_model_config
-from tests.partonomy.models.tiny_checkpoints import ARCHITECTURES
+from scripts.bench.stock_checkpoints import ARCHITECTURES
 
 VOCAB = 400
 """No checkpoint has more tokens; the tiny model's other sizes do not depend on it."""

@@ -30,8 +30,8 @@ from plum.models.segmenters.sam2 import stock_config as stock_sam2_config
 from plum.models.tiny import tiny_model_config, tiny_sam2_config
 from plum.train_config import TrainableConfig, TrainConfig
 from plum.training.run import build_or_load, train
+from scripts.bench.stock_checkpoints import ARCHITECTURES
 from tests.partonomy.conftest import write_questions
-from tests.partonomy.models.tiny_checkpoints import ARCHITECTURES
 from tests.plum.training.test_run import _train_to_the_sixth_micro_batch
 from tests.plum.training.training_world import largest_difference, make_config, moved, write_inputs
 

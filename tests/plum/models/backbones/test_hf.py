@@ -18,7 +18,7 @@ from plum.models.backbones.hf import FAMILIES, build_hf
 from plum.models.backbones.lora import adapters_off, reset_adapters
 from plum.models.systems.registry import build_model
 from plum.structures import IGNORE_INDEX, ConversationImages, Exchange
-from tests.partonomy.models.tiny_checkpoints import ARCHITECTURES
+from scripts.bench.stock_checkpoints import ARCHITECTURES
 from tests.plum.stock_world import TALL, WIDE, StockWorld, make_world, stock_config
 
 ASKED = (Turn(Role.USER, "What visible parts does it have?"),)
