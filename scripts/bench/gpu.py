@@ -26,7 +26,7 @@ from jsonargparse import CLI
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from plum.doctor.memory import estimate_memory
-from plum.doctor.step_flops import count_step
+from plum.doctor.step_flops import StepCounter
 from plum.doctor.workload import Assumptions
 from plum.models.parameter_counts import parameters_by_component
 from plum.structures import Batch
@@ -85,7 +85,8 @@ def main(
         reset_peak(device)
         seconds = time_steps(run, batches) / len(batches)
     special_tokens = run.objective.model.llava.special_tokens
-    flops = [count_step(config, one, special_tokens) for one in batches]
+    counter = StepCounter(config, special_tokens)
+    flops = [counter.count(one) for one in batches]
     needed = statistics.fmean(one.total for one in flops)
     result = {
         "size": size,

@@ -46,7 +46,7 @@ from plum.models.backbones.backbone import Injection, require_prompt_ends
 from plum.models.backbones.llava import LlavaBackbone, stock_config
 from plum.models.backbones.lora import add_adapters
 from plum.models.backbones.quantization import quantize_language_model
-from plum.models.frozen import NeverRounded, grad_if_trainable
+from plum.models.frozen import NeverRounded, grad_if_trainable, without_autocast
 from plum.models.weightless import without_weights
 from plum.structures import TEXT_ONLY, ConversationImages, ImageTokens, Pixels
 
@@ -98,7 +98,7 @@ class QFormer(NeverRounded):
         if queries is None:
             queries = self.queries.expand(len(features), -1, -1)
         dtype = self.queries.dtype
-        with torch.autocast(features.device.type, enabled=False):
+        with without_autocast(features.device):
             asked = self.network(query_embeds=queries.to(dtype), encoder_hidden_states=features.to(dtype))
         states = asked.last_hidden_state
         assert isinstance(states, Tensor)
