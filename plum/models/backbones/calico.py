@@ -41,6 +41,7 @@ from plum.config import (
     Quantization,
     VisionConfig,
 )
+from plum.constants import constant
 from plum.inputs.image_transforms import CLIP_MEAN, CLIP_STD
 from plum.models.backbones.backbone import Injection, require_prompt_ends
 from plum.models.backbones.llava import LlavaBackbone, stock_config
@@ -483,7 +484,7 @@ def _build_dinov2(config: DinoConfig) -> Dinov2Model | Dinov2WithRegistersModel:
 def _normalised_for_imagenet(clip_pixels: Tensor) -> Tensor:
     """Return pixels [B, 3, p, p], normalised for CLIP, with ImageNet's statistics instead."""
     clip_mean, clip_std, mean, std = (
-        torch.tensor(values, dtype=clip_pixels.dtype, device=clip_pixels.device)[:, None, None]
+        constant(values, clip_pixels.dtype, clip_pixels.device)[:, None, None]
         for values in (CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD)
     )
     return (clip_pixels * clip_std + clip_mean - mean) / std
