@@ -26,7 +26,7 @@ from plum.data.tokenizer_texts import collect_texts
 from plum.inference.predictor import Predictor
 from plum.inputs.conversation import TEMPLATES
 from plum.models.systems.registry import build_model
-from plum.models.systems.special_tokens import with_special_tokens
+from plum.models.systems.special_tokens import add_written_tokens, with_special_tokens
 from scripts.bench.sizes import Size, read_tokenizer, training_config, write_tokenizers
 
 Dtype = Literal["auto", "float32", "bfloat16"]
@@ -136,7 +136,9 @@ def build_world(
     """Build the model (`dtype` auto: bfloat16 on a GPU), and read the questions of `folder` as a run on all would."""
     sys.stderr.write("building the model ...\n")
     tokenizer = read_tokenizer(training_config(size, 1, folder))
-    config = with_special_tokens(model_config(size, folder), tokenizer)
+    sizes = model_config(size, folder)
+    add_written_tokens(sizes, tokenizer)
+    config = with_special_tokens(sizes, tokenizer)
     torch.manual_seed(seed)
     if dtype == "auto":
         dtype = "bfloat16" if device.type == "cuda" else "float32"
