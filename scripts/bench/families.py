@@ -80,7 +80,8 @@ def main(
             found = compare(predictor, questions, repeats, seed)
             result[family] = found
             times = f"{1000 * found['plain_seconds']:>10.1f}ms{1000 * found['fast_seconds']:>10.1f}ms"
-            print(f"{family:<18}{found['tokens']:>8.0f}{times}{found['ratio']:>8.2f}{found['deviation']:>12.1e}")
+            line = f"{family:<18}{found['tokens']:>8.0f}{times}{found['ratio']:>8.2f}{found['deviation']:>12.1e}"
+            print(line, flush=True)
     described = {"threads": torch.get_num_threads(), "width": width, "layers": layers, "questions": questions}
     print(json.dumps(described | result))
 
