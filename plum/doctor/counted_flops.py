@@ -73,6 +73,9 @@ class BackboneFlops:
         config: the model.
         special_tokens: ids of the backbone; only their number matters here.
         trainable: what a run trains; None: nothing, forward passes alone.
+
+    Raises:
+        ValueError: the decoder has windows, linear attention, or images that attend both ways.
     """
 
     def __init__(
@@ -86,6 +89,8 @@ class BackboneFlops:
                 model = build_model(config)
                 set_trainable(model, trainable)
                 self.backbone = model.backbone.eval()
+        if not self.backbone.shares_prefixes:
+            raise ValueError("no count covers the FLOPs of decoders whose layers do not attend to all earlier tokens")
         self.is_trained = trainable is not None
         self._known_images: dict[object, float] = {}
 

@@ -70,7 +70,7 @@ class StepCounter:
         special_tokens: ids of `<image>` and padding in its batches.
 
     Raises:
-        ValueError: the model's sizes are refused.
+        ValueError: the model's sizes are refused, or its decoder's attention is none that is counted.
     """
 
     def __init__(self, config: TrainConfig, special_tokens: SpecialTokensConfig) -> None:

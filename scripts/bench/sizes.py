@@ -183,7 +183,7 @@ def draw_data(folder: Path, images: int, image_size: int) -> None:
 def write_tokenizers(folder: Path, texts: Sequence[str]) -> None:
     """Train the tokenizer of LLaVA's sizes into `folder`/tokenizer, and that of stock ones into stock_tokenizer."""
     train_tokenizer(texts, VOCABULARY).save_pretrained(str(folder / "tokenizer"))
-    stock = qwen_tokenizer(texts, VOCABULARY)
+    stock = qwen_tokenizer(texts=texts, vocab_size=VOCABULARY)
     assert stock.convert_tokens_to_ids(list(QWEN_MARKS)) == list(range(FIRST_MARK, FIRST_MARK + len(QWEN_MARKS)))
     stock.chat_template = QWEN_TEMPLATE
     stock.save_pretrained(str(folder / "stock_tokenizer"))

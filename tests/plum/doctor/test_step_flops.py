@@ -214,7 +214,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("towers", [False, True])
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("family", sorted(name for name, family in FAMILIES.items() if not family.own_attention))
 def test_flops_of_every_family_are_torchs_count(family: str, towers: bool, folder: Path) -> None:
     stock = folder / family
     if not stock.exists():
@@ -254,3 +254,10 @@ def test_images_of_other_sizes_cost_otherwise(folder: Path) -> None:
     assert counter.count(small).towers < counter.count(large).towers
     both = Collator(tokenizer, config, DATA)([_sample(0, (8, 8)), _sample(1, (24, 40))])
     assert counter.count(both).towers == counter.count(small).towers + counter.count(large).towers
+
+
+@pytest.mark.parametrize("family", sorted(name for name, family in FAMILIES.items() if family.own_attention))
+def test_decoders_with_an_attention_of_their_own_are_refused(family: str, folder: Path) -> None:
+    config = stock_config(ARCHITECTURES[family](folder / family), LoraConfig(rank=2))
+    with pytest.raises(ValueError, match="no count covers the FLOPs of decoders"):
+        StepCounter(run_of(config), config.backbone.special_tokens or TINY_TOKENS)
