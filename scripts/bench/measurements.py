@@ -80,8 +80,7 @@ def plan(sizes: Sequence[str], batch: int, steps: int, images: int) -> list[Meas
         arguments = ("--size", segmenter, "--batch", "2" if is_small else "8", "--repeats", "3")
         measurements.append(Measurement(f"image encoder {segmenter}", "segmenters.py", arguments))
     for size in (one for one in sizes if "calico" not in one):
-        arguments = ("--size", size, "--images", str(images), "--types", "five", "--repeats", "1")
-        asked = (*arguments, "--parts", "masks,choices,decoding")
+        asked = ("--size", size, "--images", str(images), "--repeats", "1", "--parts", "masks,choices,decoding")
         measurements.append(Measurement(f"evaluation of {size}", "eval.py", asked))
         exact = ("--size", size, "--images", "1", "--parts", "masks", "--dtype", "float32")
         measurements.append(Measurement(f"records of {size} in float32", "eval.py", exact))

@@ -177,7 +177,7 @@ def draw_data(folder: Path, images: int, image_size: int) -> None:
             embedding_model="char-ngram-tfidf",
         )
     if not (folder / "tokenizer").exists():
-        write_tokenizers(folder, collect_texts([folder / "train"]))
+        write_tokenizers(folder, [*collect_texts([folder / "train"])])
 
 
 def write_tokenizers(folder: Path, texts: Sequence[str]) -> None:

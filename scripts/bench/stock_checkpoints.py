@@ -271,7 +271,7 @@ def save_qwen(folder: Path, family: str, sizes: TextSizes = TINY) -> Path:
 
 
 def save_gemma3(folder: Path, sizes: TextSizes = TINY) -> Path:
-    """Gemma 3: four tokens an image, which attend to each other both ways; one of two layers sees the last 16 tokens."""
+    """Gemma 3: four tokens an image, which attend to each other both ways; two layers, one of which sees 16 tokens."""
     marks = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
     # Line breaks merge, so that those around an image and those of the template are one token.
     tokenizer = tiny_tokenizer("<start_of_turn>", "<end_of_turn>", *marks.values(), texts=[*TEXTS, *["\n\n\n"] * 9])
