@@ -59,6 +59,7 @@ def test_language_flops_by_hand() -> None:
     frozen = TrainableConfig(language_model="frozen")
     flops = BackboneFlops(small_language(None), TINY_TOKENS, frozen)
     assert flops.of_tokens(3, 6) == 408 + 144
+    assert flops.of_tokens(3, 5) == 408 + 120
     assert flops.of_teacher_tokens(3, 6) == 204 + 48
     # The output layer is frozen, and the gradient passes: 4 FLOPs a weight.
     assert flops.of_prediction == 4 * 2 * 8
