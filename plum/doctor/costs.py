@@ -7,19 +7,15 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+
 from partonomy.quoted_rows import read_quoted
 from partonomy.table_format import ColumnGroup, Table, TableRow
+from plum.config import SpecialTokensConfig
 from plum.doctor.activations import FLOAT, grid_size
+from plum.doctor.counted_flops import BackboneFlops
 from plum.doctor.memory import NamedRun, StaticMemory, count_static_memory, estimate_memory
-from plum.doctor.step_flops import (
-    NO_GRADIENT,
-    TRAINED,
-    clip_flops,
-    decoder_flops,
-    feedback_flops,
-    language_flops,
-    sam_encoder_flops,
-)
+from plum.doctor.step_flops import NO_GRADIENT, TRAINED, decoder_flops, feedback_flops, sam_encoder_flops
 from plum.doctor.workload import Assumptions
 from plum.train_config import TrainConfig
 
@@ -65,23 +61,23 @@ def count_costs(config: TrainConfig, num_gpus: int, num_tokens: int, num_masks: 
     except ValueError:  # it trains a vision tower, which no formula covers
         training = None
     flops = None
-    if config.model.calico is None:
+    if config.model.hf is None:  # the number of a stock model's image tokens depends on the image
         flops = forward_flops(config, _parameters(static)[FUSION], num_tokens, num_masks)
     return Costs(static.num_parameters * FLOAT, training, flops)
 
 
 def forward_flops(config: TrainConfig, fusion_parameters: int, num_tokens: int, num_masks: int) -> float:
-    """Return the FLOPs of one image and one conversation: both towers, LLaMA with its head, the masks of the answer.
+    """Return the FLOPs of one image and one conversation: all towers, LLaMA with its head, the masks of the answer.
 
     Adapters count as merged into the weights, and the head reads every token, as in LLaVA's own forward pass.
     """
     model = config.model
-    language, vision, width = model.language, model.of_llava.vision, model.language.hidden_size
-    projector = vision.hidden_size * width + (width * width if model.of_llava.projector != "linear" else 0)
-    towers = clip_flops(vision, NO_GRADIENT) + sam_encoder_flops(model.sam, NO_GRADIENT)
-    towers += NO_GRADIENT * (projector * vision.num_image_tokens + fusion_parameters * grid_size(model.sam))
-    words = language_flops(language, None, num_tokens, num_tokens * (num_tokens + 1) // 2, NO_GRADIENT)
-    words += NO_GRADIENT * width * language.vocab_size * num_tokens
+    vision, width = model.of_llava.vision, model.language.hidden_size
+    backbone = BackboneFlops(model, SpecialTokensConfig(image=0, pad=0, eos=0), trainable=None)
+    towers = backbone.of_images(torch.zeros(1, 3, vision.image_size, vision.image_size))
+    towers += sam_encoder_flops(model.sam, NO_GRADIENT) + NO_GRADIENT * fusion_parameters * grid_size(model.sam)
+    words = backbone.of_teacher_tokens(num_tokens, num_tokens * (num_tokens + 1) // 2) + backbone.of_reading
+    words += num_tokens * backbone.of_prediction
     fed_back = max(0, num_masks - 1) if model.feedback.is_enabled else 0
     of_masks = num_masks * decoder_flops(model.sam) + fed_back * feedback_flops(model.sam)
     tagger = 0

@@ -4,14 +4,13 @@ SAM's costs are formulas (`activations`, `step_flops`). Here image encoders diff
 the modules run on shapes alone; the decoder of the largest takes a tenth of a second.
 """
 
-from collections.abc import Callable
 from math import prod
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from plum.config import Sam2Config
+from plum.doctor.counted_flops import count_flops
 from plum.doctor.kept import CudaKernels, saved_bytes
 from plum.models.segmenters.sam2 import Sam2, build_sam2
 from plum.structures import ImageEmbeddings
@@ -61,14 +60,14 @@ def encoder_flops(config: Sam2Config) -> float:
     with torch.device("meta"), torch.no_grad():
         sam = build_sam2(config)
         pixels = torch.zeros(1, 3, config.image_size, config.image_size)
-        return _flops(lambda: sam.encode_images(pixels))
+        return count_flops(lambda: sam.encode_images(pixels))
 
 
 def decoder_flops(config: Sam2Config) -> float:
     """Return the FLOPs of one mask's forward pass through the mask decoder."""
     with torch.device("meta"), torch.no_grad():
         sam = build_sam2(config)
-        return _flops(lambda: _decode(sam, 1, torch.float32))
+        return count_flops(lambda: _decode(sam, 1, torch.float32))
 
 
 def _decode(sam: Sam2, rows: int, dtype: torch.dtype) -> Tensor:
@@ -78,9 +77,3 @@ def _decode(sam: Sam2, rows: int, dtype: torch.dtype) -> Tensor:
         queries.requires_grad_()
         dense.requires_grad_()
     return sam.decode_masks(ImageEmbeddings.of_maps(maps), queries, dense, sam.dense_position())
-
-
-def _flops(run: Callable[[], object]) -> float:
-    with FlopCounterMode(display=False) as counter:
-        run()
-    return float(counter.get_total_flops())

@@ -1,7 +1,7 @@
 """Frozen modules run without an autograd graph; modules of fixed precision are never rounded."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,11 @@ def grad_if_trainable(*modules: nn.Module) -> AbstractContextManager[None]:
     """Return a context that records gradients only if some parameter of `modules` is trainable (and they are on)."""
     is_trainable = any(parameter.requires_grad for module in modules for parameter in module.parameters())
     return torch.set_grad_enabled(torch.is_grad_enabled() and is_trainable)
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[None]:
+    """Return a context in which operations keep their dtype; torch has no autocast of the meta device to turn off."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 class NeverRounded(nn.Module):

@@ -2,6 +2,7 @@
 
 import torch
 
+from plum.constants import constant
 from plum.data.sam_feature_cache import SamFeatureCache, open_cache
 from plum.inputs.image_transforms import segmenter_input
 from plum.models.grounded_lmm import GroundedLMM
@@ -51,7 +52,8 @@ def complete_embeddings(batch: Batch, sam: Segmenter, cache: SamFeatureCache) ->
         return None
     assert batch.sam_rows is not None, "batches with hashes are the collator's"
     embeddings = list(batch.cached_embeddings)
-    for number, row in enumerate(batch.sam_rows.tolist()):
+    missing = batch.sam_rows.tolist() if len(batch.sam_rows) else []  # without a missing one, no wait for the device
+    for number, row in enumerate(missing):
         # The image may occur twice in this batch, or have been added to the cache since the loader looked.
         found = cache.get(batch.image_hashes[row])
         if found is None:
@@ -65,7 +67,7 @@ def complete_embeddings(batch: Batch, sam: Segmenter, cache: SamFeatureCache) ->
         return None
     device = batch.sam_pixels.device
     together = ImageEmbeddings.concatenate([one.to(device) for one in known.values()])
-    return KnownEmbeddings(together, torch.tensor(list(known), device=device))
+    return KnownEmbeddings(together, constant(tuple(known), torch.long, device))
 
 
 def describe_feature_cache(cache: SamFeatureCache, sam: Segmenter, precision: str) -> str:

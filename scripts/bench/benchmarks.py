@@ -52,7 +52,7 @@ from plum.models.grounded_lmm import GroundedLMM
 from plum.models.segmenters.mask_resize import resize_to_original
 from plum.structures import ImageEmbeddings, ImageTokens
 from scripts.bench.device_clock import seconds_now
-from scripts.bench.eval import IMAGE_SIZES, NEAR_ZERO
+from scripts.bench.eval import FULL_SIDE, IMAGE_SIZES, NEAR_ZERO
 from scripts.bench.eval_counters import watch
 from scripts.bench.eval_world import Dtype, EvaluationWorld, ask_all, build_world, draw_questions
 from scripts.bench.sizes import Size
@@ -93,7 +93,7 @@ def main(
     torch.backends.cudnn.allow_tf32 = False  # equality is shown in float32
     with tempfile.TemporaryDirectory(prefix="bench_benchmarks_") as temporary:
         folder = Path(temporary)
-        draw_questions(folder, 2 * images, "five", IMAGE_SIZES[size])
+        draw_questions(folder, 2 * images, "five", IMAGE_SIZES.get(size, FULL_SIDE))
         world = build_world(size, folder, images, "five", resolve_device(device), seed=seed, dtype=dtype)
         result: dict[str, object] = {
             "size": size,

@@ -1,6 +1,7 @@
 """Times the evaluation of PLUM with random weights, the plain way and the fast way, and shows equal records.
 
-python scripts/bench/eval.py --size tiny|small|7b|13b --images N [--types five|ten] [--parts masks,choices,...]
+python scripts/bench/eval.py --size tiny|small|7b|13b|qwen3_vl_4b|small_qwen3_vl --images N [--types five|ten]
+    [--parts masks,choices,...]
 
 Both ways go through the harness (partonomy/harness/asking.py).
 Plain (plum/inference/plain_reference.py), per question: the image file is decoded and resized again; CLIP reads the
@@ -58,7 +59,9 @@ from scripts.bench.eval_world import Dtype, EvaluationWorld, ask_questions, buil
 from scripts.bench.peak_memory import peak_bytes, reset_peak
 from scripts.bench.sizes import Size
 
-IMAGE_SIZES = {"tiny": 192, "small": 480, "7b": 640, "13b": 640}
+FULL_SIDE = 640
+IMAGE_SIZES = {"tiny": 192, "small": 480, "small_qwen3_vl": 480, "small_calico": 480}
+"""Sides of the drawn images in pixels, where they are not `FULL_SIDE`."""
 WARM_UP_QUESTIONS = 1
 NEAR_ZERO = 1e-4
 """Logits whose sign rounding may turn, in float32."""
@@ -140,7 +143,7 @@ def main(
     torch.backends.cudnn.allow_tf32 = False  # equality is shown in float32
     with tempfile.TemporaryDirectory(prefix="bench_eval_") as temporary:
         folder = Path(data or temporary)
-        draw_questions(folder, images, types, IMAGE_SIZES[size])
+        draw_questions(folder, images, types, IMAGE_SIZES.get(size, FULL_SIDE))
         world = build_world(size, folder, images, types, resolve_device(device), seed=seed, dtype=dtype)
         counters = watch(world.predictor.model)
         result: dict[str, object] = {

@@ -25,14 +25,12 @@ from plum.config import ModelConfig, SamConfig
 from plum.data.tokenizer_texts import collect_texts
 from plum.inference.predictor import Predictor
 from plum.inputs.conversation import TEMPLATES
-from plum.inputs.tokenizer import load_tokenizer, train_tokenizer
 from plum.models.systems.registry import build_model
-from plum.models.systems.special_tokens import with_special_tokens
-from scripts.bench.sizes import Size, training_config
+from plum.models.systems.special_tokens import add_written_tokens, with_special_tokens
+from scripts.bench.sizes import Size, read_tokenizer, training_config, write_tokenizers
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 
-VOCAB_SIZE = 1024
 MIN_DRAWN_IMAGES = 36
 """Two of every object: with fewer, some types of question find too few wrong answers."""
 TYPES = {"five": TABLE_TYPES, "ten": tuple(QuestionType)}
@@ -115,9 +113,9 @@ def model_config(size: Size, folder: Path) -> ModelConfig:
 
 
 def draw_questions(folder: Path, images: int, types: str, image_size: int) -> None:
-    """Draw the embedded data set with its questions into `folder`/train, and train its tokenizer.
+    """Draw the embedded data set with its questions into `folder`/train, and train tokenizers.
 
-    The tokenizer also knows the words of the conversation templates, as every published one does.
+    Its tokenizers also know the words of the conversation templates, as every published one does.
     """
     with Path(os.devnull).open("w") as silence, contextlib.redirect_stdout(silence):
         build(
@@ -129,8 +127,7 @@ def draw_questions(folder: Path, images: int, types: str, image_size: int) -> No
             embedding_model="char-ngram-tfidf",
         )
     words = [template.opening for template in TEMPLATES.values()] * 20
-    tokenizer = train_tokenizer([*collect_texts([folder / "train"]), *words], VOCAB_SIZE)
-    tokenizer.save_pretrained(str(folder / "tokenizer"))
+    write_tokenizers(folder, [*collect_texts([folder / "train"]), *words])
 
 
 def build_world(
@@ -138,8 +135,10 @@ def build_world(
 ) -> EvaluationWorld:
     """Build the model (`dtype` auto: bfloat16 on a GPU), and read the questions of `folder` as a run on all would."""
     sys.stderr.write("building the model ...\n")
-    tokenizer = load_tokenizer(folder / "tokenizer")
-    config = with_special_tokens(model_config(size, folder), tokenizer)
+    tokenizer = read_tokenizer(training_config(size, 1, folder))
+    sizes = model_config(size, folder)
+    add_written_tokens(sizes, tokenizer)
+    config = with_special_tokens(sizes, tokenizer)
     torch.manual_seed(seed)
     if dtype == "auto":
         dtype = "bfloat16" if device.type == "cuda" else "float32"

@@ -1,6 +1,11 @@
-"""Times training steps of a full-size PLUM with random weights on one device: samples/s, FLOPs utilisation, memory.
+"""Times training steps of a full-size model with random weights on one device: samples/s, FLOPs utilisation, memory.
 
-python scripts/bench/gpu.py --size 7b|13b|small [--batch 6] [--gradient_checkpointing true|false]
+python scripts/bench/gpu.py --size 7b|13b|small|qwen3_vl_4b|small_qwen3_vl|calico_7b|small_calico [--batch 6]
+    [--gradient_checkpointing true|false]
+
+The first thing timed is one step with cuDNN's attention allowed and one without it (`seconds_by_attention`, each after
+a warm-up of the same batch): cuDNN plans for each shape, and lengths change with every micro-batch. Everything after
+that runs as torch decides by default.
 
 `mfu` = FLOPs that the step needs (formula: plum/doctor/step_flops.py) / seconds per step / the device's own matrix
 rate, which is measured first: the fastest of several products of two square matrices, 8192 wide in bfloat16 on a GPU,
@@ -9,7 +14,8 @@ rate, which is measured first: the fastest of several products of two square mat
 language model's once more for the teacher, those that gradients pass through backward, and a micro-batch's share of the
 optimizer's state (read and written once an update), at the measured copy rate. `tokens_per_second` counts the tokens
 of all conversations, common beginnings in each; the FLOPs count these once.
-Peak memory stands beside `python -m plum doctor`'s estimate. The last line is JSON.
+Peak memory is reported with `python -m plum doctor`'s estimate, or with the reason why there is none. The last line is
+JSON.
 """
 
 import json
@@ -26,7 +32,7 @@ from jsonargparse import CLI
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from plum.doctor.memory import estimate_memory
-from plum.doctor.step_flops import count_step
+from plum.doctor.step_flops import StepCounter
 from plum.doctor.workload import Assumptions
 from plum.models.parameter_counts import parameters_by_component
 from plum.structures import Batch
@@ -81,12 +87,16 @@ def main(
         run = build_run(config, start_ranks(config.engine))
         num_updates = -(-steps // engine.accumulation)
         batches = list(run.load(0, num_updates * engine.accumulation))
+        by_attention = time_attention(run, batches)
+        sys.stderr.write(json.dumps({"size": size, "seconds_by_attention": by_attention}) + "\n")
         run.train(iter(batches[: engine.accumulation]))  # warm-up
         reset_peak(device)
         seconds = time_steps(run, batches) / len(batches)
     special_tokens = run.objective.model.llava.special_tokens
-    flops = [count_step(config, one, special_tokens) for one in batches]
+    counter = StepCounter(config, special_tokens)
+    flops = [counter.count(one) for one in batches]
     needed = statistics.fmean(one.total for one in flops)
+    estimate, no_estimate = doctor_estimate(config, batches)
     result = {
         "size": size,
         "device": torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads",
@@ -94,6 +104,7 @@ def main(
         "accumulation": engine.accumulation,
         "micro_batches": len(batches),
         "gradient_checkpointing": gradient_checkpointing,
+        "seconds_by_attention": by_attention,
         "seconds_per_micro_batch": seconds,
         "samples_per_second": batch / seconds,
         "tokens_per_second": statistics.fmean(int(one.attention_mask.sum()) for one in batches) / seconds,
@@ -104,7 +115,8 @@ def main(
         "floor_flops_seconds": needed / matrix_rate,
         "floor_bytes_seconds": bytes_moved(run) / copy_rate,
         "peak_memory_gb": peak_bytes(device) / 1e9,
-        "doctor_estimate_gb": doctor_estimate(config, batches) / 1e9,
+        "doctor_estimate_gb": None if estimate is None else estimate / 1e9,
+        "no_estimate": no_estimate,
     }
     print(json.dumps(result))
 
@@ -114,6 +126,33 @@ def time_steps(run: BenchRun, batches: list[Batch]) -> float:
     start = seconds_now(run.device)
     run.train(iter(batches))
     return seconds_now(run.device) - start
+
+
+def time_attention(run: BenchRun, batches: list[Batch]) -> dict[str, float]:
+    """Return seconds of one micro-batch with and without cuDNN's attention.
+
+    An update is completed before and after, so that neither contains an optimizer's step.
+    """
+    allowed = torch.backends.cuda.cudnn_sdp_enabled()
+    seconds = {}
+    try:
+        for name, is_allowed in (("cudnn", True), ("without_cudnn", False)):
+            torch.backends.cuda.enable_cudnn_sdp(is_allowed)
+            times = [time_pass(run, batches[0]) for _ in range(2)]
+            seconds[name] = times[1]  # the first one warms up
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(allowed)
+    return seconds
+
+
+def time_pass(run: BenchRun, batch: Batch) -> float:
+    """Return seconds of a micro-batch's forward and backward pass, its gradients thrown away."""
+    batch = batch.to(run.device)
+    start = seconds_now(run.device)
+    run.objective(batch).total.backward()
+    passed = seconds_now(run.device) - start
+    run.objective.zero_grad(set_to_none=True)
+    return passed
 
 
 def measure_matrix_rate(device: torch.device) -> float:
@@ -134,13 +173,15 @@ def measure_copy_rate(device: torch.device) -> float:
 def bytes_moved(run: BenchRun) -> float:
     """Bytes of weights and optimizer that a micro-batch has to touch at least.
 
-    Of the word embeddings only a batch's rows are read, which counts as nothing; frozen towers have no backward pass.
+    Of the word embeddings only a batch's rows are read, which counts as nothing, unless they are the output layer too;
+    frozen towers have no backward pass.
     """
     config, model = run.config, run.objective.model
+    is_tied = model.backbone.stock.get_input_embeddings().weight is model.backbone.stock.get_output_embeddings().weight
     size = 2 if config.engine.precision == "bf16" else 4
     all_weights, trained = Counter[str](), Counter[str]()
     for component, name, parameter in parameters_by_component(model):
-        all_weights[component] += 0 if "embed_tokens" in name else parameter.numel()
+        all_weights[component] += 0 if "embed_tokens" in name and not is_tied else parameter.numel()
         trained[component] += parameter.numel() * parameter.requires_grad
     backward = sum(count for part, count in all_weights.items() if part not in INPUT_SIDE or trained[part])
     teacher = all_weights["llava.language_model"] if config.losses.kl else 0
@@ -148,17 +189,21 @@ def bytes_moved(run: BenchRun) -> float:
     return float(size * (all_weights.total() + teacher + backward) + optimizer)
 
 
-def doctor_estimate(config: TrainConfig, batches: list[Batch]) -> int:
-    """Peak that the doctor estimates for micro-batches like these."""
-    patches = config.model.of_llava.vision.num_image_tokens
+def doctor_estimate(config: TrainConfig, batches: list[Batch]) -> tuple[int | None, str | None]:
+    """Return the peak that the doctor estimates for micro-batches like these, or why it has no estimate."""
+    patches = max(max(one.shown.lengths) for one in batches)
     spans = [len(one.spans) / max(1, len(one.spans.conversation.unique())) for one in batches]
     assumptions = Assumptions(
         text_tokens=max(one.input_ids.shape[1] for one in batches) - patches,
         supervised_tokens=max(int((one.labels >= 0).sum(1).max()) for one in batches),
         spans_per_conversation=round(max(spans)),
         image_size=batches[0].frames[0].original,
+        images_per_conversation=1,
     )
-    return estimate_memory(config, num_gpus=1, assumptions=assumptions).peak
+    try:
+        return estimate_memory(config, num_gpus=1, assumptions=assumptions).peak, None
+    except ValueError as error:
+        return None, str(error)
 
 
 def _fastest(run: object, device: torch.device, rounds: int = 10) -> float:

@@ -41,7 +41,7 @@ from plum.train_config import (
 )
 from plum.training.run import build_or_load, train
 from plum.training.smoke_overfit import mask_ious, turns_before
-from tests.partonomy.models.tiny_checkpoints import ARCHITECTURES
+from scripts.bench.stock_checkpoints import ARCHITECTURES
 from tests.plum.stock_world import write_sam, write_sam2
 from tests.plum.training.smoke_world import write_pictures
 

@@ -38,9 +38,9 @@ from partonomy.benchmarks.vqa import VqaItem, VqaProtocol, soft_score
 from partonomy.harness.summary import Summary
 from partonomy.structures import QuestionType
 from scripts.bench.lmms_eval_replies import BARE, POPE_REPLIES, TEXTVQA_ANSWERS, TEXTVQA_REPLIES
+from scripts.bench.stock_checkpoints import ARCHITECTURES, FAMILIES, keep_tokens, save_llava
 from tests.partonomy.benchmarks.vqa_world import textvqa_record, write_pope, write_textvqa
 from tests.partonomy.conftest import write_questions
-from tests.partonomy.models.tiny_checkpoints import ARCHITECTURES, FAMILIES, keep_tokens, save_llava
 from validate_partonomy import main as validate
 
 TOLERANCE = 1e-12

@@ -9,7 +9,6 @@ from plum.data.build import build_mixture
 from plum.data.collate import Collator
 from plum.data.loader import load_batches
 from plum.data.mixture import MixtureDataset
-from plum.inputs.tokenizer import load_tokenizer
 from plum.models.systems.registry import build_model
 from plum.models.systems.special_tokens import add_written_tokens, with_special_tokens
 from plum.models.trainable import set_trainable
@@ -19,6 +18,7 @@ from plum.training.engine import Engine, build_engine
 from plum.training.objective import Objective
 from plum.training.ranks import Ranks
 from plum.training.run import build_objective
+from scripts.bench.sizes import read_tokenizer
 from scripts.bench.stage_clock import ENGINE, OTHER, StageClock
 
 
@@ -70,8 +70,7 @@ EngineFactory = Callable[[Objective, EngineConfig, OptimizerConfig, int, Ranks],
 
 def build_run(config: TrainConfig, ranks: Ranks, make_engine: EngineFactory = build_engine) -> BenchRun:
     """Build a run with random weights, made on its device (a full-size model is faster drawn there)."""
-    assert config.tokenizer is not None
-    tokenizer = load_tokenizer(config.tokenizer)
+    tokenizer = read_tokenizer(config)
     add_written_tokens(config.model, tokenizer)
     torch.manual_seed(config.seed)
     with ranks.device:

@@ -23,7 +23,7 @@ from plum.checkpoints.store import load_pretrained
 from plum.inference.predictor import Predictor
 from plum.models.backbones.hf import FAMILIES
 from plum.models.tiny import tiny_sam2_config
-from tests.partonomy.models.tiny_checkpoints import ARCHITECTURES
+from scripts.bench.stock_checkpoints import ARCHITECTURES
 from tests.plum.data.part_world import write_world
 from tests.plum.stock_world import write_sam2
 

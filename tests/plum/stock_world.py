@@ -20,7 +20,7 @@ from plum.models.segmenters.sam2 import stock_config as stock_sam2_config
 from plum.models.systems.registry import build_model
 from plum.models.systems.special_tokens import with_special_tokens
 from plum.models.tiny import tiny_model_config, tiny_sam2_config
-from tests.partonomy.models.tiny_checkpoints import ARCHITECTURES
+from scripts.bench.stock_checkpoints import ARCHITECTURES
 
 VOCAB = 400
 """No checkpoint has more tokens; the tiny model's other sizes do not depend on it."""

@@ -41,12 +41,13 @@ from plum.config import (
     Quantization,
     VisionConfig,
 )
+from plum.constants import constant
 from plum.inputs.image_transforms import CLIP_MEAN, CLIP_STD
 from plum.models.backbones.backbone import Injection, require_prompt_ends
 from plum.models.backbones.llava import LlavaBackbone, stock_config
 from plum.models.backbones.lora import add_adapters
 from plum.models.backbones.quantization import quantize_language_model
-from plum.models.frozen import NeverRounded, grad_if_trainable
+from plum.models.frozen import NeverRounded, grad_if_trainable, without_autocast
 from plum.models.weightless import without_weights
 from plum.structures import TEXT_ONLY, ConversationImages, ImageTokens, Pixels
 
@@ -98,7 +99,7 @@ class QFormer(NeverRounded):
         if queries is None:
             queries = self.queries.expand(len(features), -1, -1)
         dtype = self.queries.dtype
-        with torch.autocast(features.device.type, enabled=False):
+        with without_autocast(features.device):
             asked = self.network(query_embeds=queries.to(dtype), encoder_hidden_states=features.to(dtype))
         states = asked.last_hidden_state
         assert isinstance(states, Tensor)
@@ -483,7 +484,7 @@ def _build_dinov2(config: DinoConfig) -> Dinov2Model | Dinov2WithRegistersModel:
 def _normalised_for_imagenet(clip_pixels: Tensor) -> Tensor:
     """Return pixels [B, 3, p, p], normalised for CLIP, with ImageNet's statistics instead."""
     clip_mean, clip_std, mean, std = (
-        torch.tensor(values, dtype=clip_pixels.dtype, device=clip_pixels.device)[:, None, None]
+        constant(values, clip_pixels.dtype, clip_pixels.device)[:, None, None]
         for values in (CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD)
     )
     return (clip_pixels * clip_std + clip_mean - mean) / std

@@ -17,8 +17,8 @@ from partonomy.models.transformers_model import (
     text_positions,
 )
 from partonomy.structures import QuestionType
+from scripts.bench.stock_checkpoints import ARCHITECTURES, FAMILIES, QWEN, keep_tokens, save_llava
 from tests.partonomy.conftest import write_questions
-from tests.partonomy.models.tiny_checkpoints import ARCHITECTURES, FAMILIES, QWEN, keep_tokens, save_llava
 from validate_partonomy import main
 
 TURNS = (Turn(Role.USER, "What visible parts does the biplane have?"),)

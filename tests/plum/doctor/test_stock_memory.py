@@ -28,7 +28,7 @@ from plum.models.tiny import tiny_model_config, tiny_sam2_config
 from plum.models.trainable import set_trainable
 from plum.structures import Batch, Exchange, ImageFeatures, Sample
 from plum.train_config import DataConfig, EngineConfig, LossConfig, TrainableConfig
-from tests.partonomy.models.tiny_checkpoints import ARCHITECTURES
+from scripts.bench.stock_checkpoints import ARCHITECTURES
 from tests.plum.doctor.runs import tiny_run
 from tests.plum.doctor.saved_tensors import measure_saved
 

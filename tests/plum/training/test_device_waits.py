@@ -18,16 +18,19 @@ from plum.data.build import build_mixture
 from plum.data.collate import Collator
 from plum.data.loader import load_batches
 from plum.data.packed_batch import PackingCollator, unpack_batch
+from plum.data.sam_feature_cache import SamFeatureCache, SamPreprocessing
+from plum.inputs.image_transforms import segmenter_input
 from plum.models.batch_plan import student_layout
 from plum.models.systems.registry import build_model
 from plum.models.systems.special_tokens import with_special_tokens
-from plum.models.tiny import tiny_model_config
+from plum.models.tiny import tiny_calico_config, tiny_model_config
 from plum.models.trainable import set_trainable
 from plum.structures import Batch, Exchange, LossTerms, Sample
 from plum.train_config import DataConfig, EngineConfig, LossConfig, OptimizerConfig, SourceConfig, TrainableConfig
 from plum.training import engine as engine_module
 from plum.training.engine import PlainEngine
 from plum.training.objective import Objective, StepResult
+from plum.training.part_pretext import PartPretext
 from plum.training.ranks import Ranks
 from plum.training.skipped_updates import SkippedUpdates
 from plum.training.tracking import RunningTerms
@@ -35,6 +38,7 @@ from plum.training.trainer import Trainer
 from tests.plum.data.part_world import write_world
 from tests.plum.data.tokenizers_for_tests import byte_level
 from tests.plum.models.systems.sisters_world import seg_tokenizer, sister_config
+from tests.plum.models.test_several_images import TOKENIZER
 from tests.plum.pretended_device import DEVICE, HeldTensor, pretended_device
 
 PHRASES = ("wheel", "wing", "tail", "propeller")
@@ -107,6 +111,59 @@ def test_a_micro_batch_waits_for_nothing_but_its_batch(system: str, monkeypatch:
     found = [f"{count} x {what}" for what, count in waits.found.most_common()]
     assert len(found) == 1, "\n".join(found)
     assert found[0].startswith("1 x copy to the device at data/packed_batch.py"), found
+
+
+PARTS = {"crf": 22, "cross-attention": 2, "calico": 6, "pretext": 2, "cache": 1}
+"""Waits of a micro-batch of six images with parts that are less usual, its one copy included."""
+
+
+def _world_of(part: str, folder: Path) -> tuple[Objective, Collator]:
+    torch.manual_seed(0)
+    if part == "calico":
+        tokenizer = TOKENIZER
+        config = with_special_tokens(tiny_calico_config(len(tokenizer), lora=LoraConfig(rank=2)), tokenizer)
+        losses = LossConfig(bio=0.0, kl=0.0, overlap="dice")
+    else:
+        tokenizer, losses = byte_level(), LossConfig()
+        config = with_special_tokens(tiny_model_config(len(tokenizer), lora=LoraConfig(rank=2)), tokenizer)
+        assert config.tagger is not None
+        crf, crossing = part == "crf", part == "cross-attention"
+        config = replace(config, tagger=replace(config.tagger, use_crf=crf, use_cross_attention=crossing))
+    model = build_model(config)
+    trainable = TrainableConfig()
+    set_trainable(model, trainable)
+    pretext, cache = None, None
+    if part == "pretext":
+        pretext = PartPretext(model.prompt_dim, config.language.hidden_size, (9, 4, 3))
+    if part == "cache":
+        cache = SamFeatureCache(
+            folder, "weights", SamPreprocessing.of_input(segmenter_input(config.sam), torch.float32)
+        )
+    collator = Collator(tokenizer, config, DATA, cache)
+    return Objective(model, losses, pretext, sam_features=cache), collator
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_waits_of_other_parts_are_bounded(part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    objective, collator = _world_of(part, tmp_path)
+    maps = np.random.default_rng(0).integers(0, 3, (6, 24, 24))
+    samples = [_sample(number, (24, 24)) for number in range(6)]
+    if part == "pretext":
+        samples = [replace(sample, part_map=one) for sample, one in zip(samples, maps, strict=True)]
+    packing = PackingCollator(collator.sending_bytes())
+    with pretended_device() as waits:
+
+        def load() -> Iterator[Batch]:
+            for number in range(2):
+                packed = packing(samples)
+                waits.is_counting = number == 1
+                yield collator.transform.normalise(unpack_batch(packed.to(DEVICE)))
+
+        for result, _ in _run(objective, load(), DEVICE, monkeypatch):
+            assert isinstance(result.total.detach(), HeldTensor)
+        waits.is_counting = False
+    found = "\n".join(f"{count} x {what}" for what, count in waits.found.most_common())
+    assert waits.found.total() <= PARTS[part], found
 
 
 @pytest.mark.parametrize(("loss", "is_spoilt"), [(float("inf"), True), (float("nan"), True), (2.0, False)])

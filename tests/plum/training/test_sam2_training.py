@@ -22,7 +22,7 @@ from plum.doctor import sam2_costs
 from plum.doctor.costs import count_costs
 from plum.doctor.kept import saved_bytes
 from plum.doctor.memory import estimate_activations, estimate_memory
-from plum.doctor.step_flops import count_step
+from plum.doctor.step_flops import StepCounter
 from plum.doctor.workload import training_dtype
 from plum.export.merged import ExportRequest, export_merged
 from plum.inference.image_store import ImageStore
@@ -498,7 +498,7 @@ def test_flops_and_elements_of_hiera_large() -> None:
 def test_a_step_s_flops_and_costs_are_counted() -> None:
     run = run_of(replace(tiny_model_config(60, TINY_TOKENS, lora=LoraConfig()), sam=tiny_sam2_config()))
     batch = tiny_batch(run.model, (2, 1), torch.Generator().manual_seed(0))
-    step = count_step(run, batch, TINY_TOKENS)
+    step = StepCounter(run, TINY_TOKENS).count(batch)
     assert step.sam_encoder == 2 * sam2_costs.encoder_flops(tiny_sam2_config())
     assert step.masks > 3 * 3 * sam2_costs.decoder_flops(tiny_sam2_config())
     costs = count_costs(run, num_gpus=1, num_tokens=20, num_masks=2)

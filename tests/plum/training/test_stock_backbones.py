@@ -26,8 +26,8 @@ from plum.inference.predictor import Predictor
 from plum.inference.question_batch import QuestionBatch
 from plum.train_config import TrainableConfig, TrainConfig
 from plum.training.run import build_or_load, train
+from scripts.bench.stock_checkpoints import ARCHITECTURES
 from tests.partonomy.conftest import write_questions
-from tests.partonomy.models.tiny_checkpoints import ARCHITECTURES
 from tests.plum.stock_world import write_sam, write_sam2
 from tests.plum.training.test_run import _train_to_the_sixth_micro_batch
 from tests.plum.training.training_world import largest_difference, make_config, moved, write_inputs

@@ -19,7 +19,7 @@ from plum.cli.main import main
 from plum.inference.predictor import Predictor
 from plum.train_config import TrainConfig
 from plum.training.run import train
-from tests.partonomy.models.tiny_checkpoints import ARCHITECTURES
+from scripts.bench.stock_checkpoints import ARCHITECTURES
 from tests.plum.stock_world import write_sam2
 from tests.plum.training.launching import train_forked
 from tests.plum.training.test_stock_backbones import run

@@ -27,7 +27,7 @@ from plum.models.backbones.lora import adapters_off
 from plum.models.systems.seg_token import SEG_TOKEN
 from plum.train_config import LossConfig, TrainableConfig, TrainConfig
 from plum.training.run import build_or_load, train
-from tests.partonomy.models.tiny_checkpoints import ARCHITECTURES
+from scripts.bench.stock_checkpoints import ARCHITECTURES
 from tests.plum.stock_world import write_sam2
 from tests.plum.training.test_run import _train_to_the_sixth_micro_batch
 from tests.plum.training.training_world import largest_difference, make_config, write_inputs

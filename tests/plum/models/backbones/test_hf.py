@@ -23,7 +23,7 @@ from plum.models.parameter_counts import component_of
 from plum.models.systems.registry import build_model
 from plum.structures import IGNORE_INDEX, ConversationImages, Exchange
 from plum.train_config import DataConfig
-from tests.partonomy.models.tiny_checkpoints import ARCHITECTURES
+from scripts.bench.stock_checkpoints import ARCHITECTURES
 from tests.plum.stock_world import TALL, WIDE, StockWorld, make_world, stock_config
 
 ASKED = (Turn(Role.USER, "What visible parts does it have?"),)

@@ -32,7 +32,7 @@ from plum.train_config import EngineConfig, TrainableConfig
 from plum.training.config_file import check_ranges
 from plum.training.initialise import Placement, build_from
 from plum.training.run import build_or_load
-from tests.partonomy.models.tiny_checkpoints import ARCHITECTURES
+from scripts.bench.stock_checkpoints import ARCHITECTURES
 from tests.plum.data.tokenizers_for_tests import byte_level
 from tests.plum.doctor.runs import tiny_run
 from tests.plum.stock_world import stock_config

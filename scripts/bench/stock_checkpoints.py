@@ -1,7 +1,8 @@
 """Checkpoint folders of transformers with random weights, one per architecture, made without any download."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -91,8 +92,25 @@ TEXTS = (
 )
 
 
-def tiny_tokenizer(*special: str, texts: Sequence[str] = TEXTS) -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer; `<s>`, `</s>`, `<pad>` and the given tokens are special."""
+@dataclass(frozen=True)
+class TextSizes:
+    """Sizes of a checkpoint's language model; a head has a multiple of eight numbers."""
+
+    hidden_size: int = 32
+    intermediate_size: int = 64
+    num_layers: int = 2
+    num_heads: int = 4
+    num_key_value_heads: int = 2
+    max_positions: int = 512
+    deviation: float = 0.2
+    """Of random weights: large enough for the image and every word to move the log-probabilities."""
+
+
+TINY = TextSizes()
+
+
+def tiny_tokenizer(*special: str, texts: Iterable[str] = TEXTS, vocab_size: int = 400) -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer; `<pad>`, `<s>`, `</s>` and the given tokens are special and have the first ids."""
     tokens = ["<pad>", "<s>", "</s>", *special]
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -100,14 +118,16 @@ def tiny_tokenizer(*special: str, texts: Sequence[str] = TEXTS) -> PreTrainedTok
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend.train_from_iterator(
         texts,
-        trainers.BpeTrainer(vocab_size=400, special_tokens=tokens, initial_alphabet=alphabet, show_progress=False),
+        trainers.BpeTrainer(
+            vocab_size=vocab_size, special_tokens=tokens, initial_alphabet=alphabet, show_progress=False
+        ),
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=backend, bos_token="<s>", eos_token="</s>", pad_token="<pad>", padding_side="left"
     )
 
 
-def save_llava(folder: Path) -> Path:
+def save_llava(folder: Path, sizes: TextSizes = TINY) -> Path:
     """LLaVA: a CLIP tower of 16 x 16 pixels in 4 patches, a LLaMA of two layers."""
     tokenizer = tiny_tokenizer("<image>")
     torch.manual_seed(0)
@@ -120,7 +140,7 @@ def save_llava(folder: Path) -> Path:
             image_size=16,
             patch_size=8,
         ),
-        text_config=_language(len(tokenizer)),
+        text_config=_language(len(tokenizer), sizes),
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
         image_seq_length=4,
     )
@@ -137,7 +157,7 @@ def save_llava(folder: Path) -> Path:
     return _save(model, processor, folder)
 
 
-def save_idefics3(folder: Path) -> Path:
+def save_idefics3(folder: Path, sizes: TextSizes = TINY) -> Path:
     """Idefics3: the image whole and in tiles, with row and column tokens and line breaks between them."""
     tokenizer = _idefics3_tokenizer()
     processor = Idefics3Processor(
@@ -149,7 +169,7 @@ def save_idefics3(folder: Path) -> Path:
     torch.manual_seed(0)
     config = Idefics3Config(
         vision_config=_idefics3_vision(),
-        text_config=_language(len(tokenizer)),
+        text_config=_language(len(tokenizer), sizes),
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
         scale_factor=2,
     )
@@ -185,15 +205,27 @@ def _idefics3_vision() -> dict[str, object]:
     return sizes | {"image_size": 16, "patch_size": 8}
 
 
-def save_qwen(folder: Path, family: str) -> Path:
-    """Qwen2-VL, Qwen2.5-VL, Qwen3-VL or Qwen3.5: positions in three dimensions, image tokens by the image's size."""
-    marks = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
-    others = ("<|endoftext|>",) if family == "qwen3_5" else ()  # its tokenizer's class adds this one
-    tokenizer = tiny_tokenizer("<|im_start|>", "<|im_end|>", *marks, *others)
+QWEN_MARKS = ("<|im_start|>", "<|im_end|>", "<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
+
+
+def qwen_tokenizer(*others: str, texts: Iterable[str] = TEXTS, vocab_size: int = 400) -> PreTrainedTokenizerFast:
+    """A tokenizer with the marks of Qwen-VL's chats and images, and others after them."""
+    tokenizer = tiny_tokenizer(*QWEN_MARKS, *others, texts=texts, vocab_size=vocab_size)
     tokenizer.eos_token = "<|im_end|>"
-    image_id, video_id, start_id, end_id = (tokenizer.convert_tokens_to_ids(mark) for mark in marks)
-    rope = {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [2, 1, 1]}
-    text = _language(len(tokenizer)).to_dict() | {"model_type": f"{family}_text", "rope_parameters": rope}
+    return tokenizer
+
+
+def save_qwen(folder: Path, family: str, sizes: TextSizes = TINY) -> Path:
+    """Qwen2-VL, Qwen2.5-VL, Qwen3-VL or Qwen3.5: positions in three dimensions, image tokens by the image's size.
+
+    Qwen3.5 always has three layers and heads of 16 numbers.
+    """
+    tokenizer = qwen_tokenizer(*(["<|endoftext|>"] if family == "qwen3_5" else []))  # its tokenizer's class adds it
+    image_id, video_id, start_id, end_id = (tokenizer.convert_tokens_to_ids(mark) for mark in QWEN_MARKS[2:])
+    head_dim = sizes.hidden_size // sizes.num_heads
+    quarter = head_dim // 8
+    rope = {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [quarter * 2, quarter, quarter]}
+    text = _language(len(tokenizer), sizes).to_dict() | {"model_type": f"{family}_text", "rope_parameters": rope}
     vision = {"depth": 2, "num_heads": 2, "patch_size": 4}
     ids = {"image_token_id": image_id, "video_token_id": video_id}
     ids |= {"vision_start_token_id": start_id, "vision_end_token_id": end_id}
@@ -207,18 +239,28 @@ def save_qwen(folder: Path, family: str) -> Path:
             "rope_parameters": rope | {"mrope_section": [1, 1, 0]},
         }
         text |= {"layer_types": ["linear_attention", "full_attention", "linear_attention"]}
-        vision |= {"hidden_size": 16, "out_hidden_size": 32, "intermediate_size": 32, "num_position_embeddings": 64}
+        vision |= {
+            "hidden_size": 16,
+            "out_hidden_size": sizes.hidden_size,
+            "intermediate_size": 32,
+            "num_position_embeddings": 64,
+        }
         model = Qwen3_5ForConditionalGeneration(Qwen3_5Config(text_config=text, vision_config=vision, **ids))
     elif family == "qwen2_vl":
-        vision |= {"embed_dim": 16, "hidden_size": 32, "mlp_ratio": 2}
+        vision |= {"embed_dim": 16, "hidden_size": sizes.hidden_size, "mlp_ratio": 2}
         model = Qwen2VLForConditionalGeneration(Qwen2VLConfig(text_config=text, vision_config=vision, **ids))
     elif family == "qwen2_5_vl":
-        vision |= {"hidden_size": 16, "out_hidden_size": 32, "intermediate_size": 32, "window_size": 16}
+        vision |= {"hidden_size": 16, "out_hidden_size": sizes.hidden_size, "intermediate_size": 32, "window_size": 16}
         vision |= {"fullatt_block_indexes": [1]}
         model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision, **ids))
     else:
-        text["head_dim"] = 8
-        vision |= {"hidden_size": 16, "out_hidden_size": 32, "intermediate_size": 32, "num_position_embeddings": 64}
+        text["head_dim"] = head_dim
+        vision |= {
+            "hidden_size": 16,
+            "out_hidden_size": sizes.hidden_size,
+            "intermediate_size": 32,
+            "num_position_embeddings": 64,
+        }
         vision |= {"deepstack_visual_indexes": [0]}
         model = Qwen3VLForConditionalGeneration(Qwen3VLConfig(text_config=text, vision_config=vision, **ids))
     images = Qwen2VLImageProcessorPil(patch_size=4, size={"shortest_edge": 64, "longest_edge": 1024})
@@ -228,20 +270,24 @@ def save_qwen(folder: Path, family: str) -> Path:
     )
 
 
-def save_gemma3(folder: Path) -> Path:
-    """Gemma 3: four tokens an image, which attend to each other both ways; one layer sees the last 16 tokens."""
+def save_gemma3(folder: Path, sizes: TextSizes = TINY) -> Path:
+    """Gemma 3: four tokens an image, which attend to each other both ways; two layers, one of which sees 16 tokens."""
     marks = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
     # Line breaks merge, so that those around an image and those of the template are one token.
     tokenizer = tiny_tokenizer("<start_of_turn>", "<end_of_turn>", *marks.values(), texts=[*TEXTS, *["\n\n\n"] * 9])
     tokenizer.init_kwargs["extra_special_tokens"] = marks
     tokenizer._set_model_specific_special_tokens(special_tokens=marks)
     torch.manual_seed(0)
-    text = _language(len(tokenizer)).to_dict() | {"model_type": "gemma3_text", "head_dim": 8}
+    head_dim = sizes.hidden_size // sizes.num_heads
+    text = _language(len(tokenizer), sizes).to_dict() | {
+        "model_type": "gemma3_text",
+        "head_dim": head_dim,
+    }
     text |= {"sliding_window": 16, "layer_types": ["sliding_attention", "full_attention"]}
-    text |= {"query_pre_attn_scalar": 8, "num_hidden_layers": 2}
+    text |= {"query_pre_attn_scalar": head_dim, "num_hidden_layers": 2}
     text.pop("rope_parameters", None)
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    vision = sizes | {"image_size": 16, "patch_size": 4, "vision_use_head": False}
+    own = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    vision = own | {"image_size": 16, "patch_size": 4, "vision_use_head": False}
     config = Gemma3Config(
         text_config=text,
         vision_config=vision,
@@ -261,7 +307,7 @@ def save_gemma3(folder: Path) -> Path:
     return _save(model, processor, folder)
 
 
-def save_internvl(folder: Path) -> Path:
+def save_internvl(folder: Path, sizes: TextSizes = TINY) -> Path:
     """InternVL: tiles of 16 x 16 pixels and the whole image, each one token; text by Qwen2."""
     marks = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>"}
     marks |= {"video_token": "<video>"}
@@ -270,7 +316,7 @@ def save_internvl(folder: Path) -> Path:
     tokenizer.init_kwargs["extra_special_tokens"] = marks
     tokenizer._set_model_specific_special_tokens(special_tokens=marks)
     torch.manual_seed(0)
-    text = _language(len(tokenizer)).to_dict() | {"model_type": "qwen2"}
+    text = _language(len(tokenizer), sizes).to_dict() | {"model_type": "qwen2"}
     vision = {
         "hidden_size": 16,
         "intermediate_size": 32,
@@ -297,14 +343,14 @@ def save_internvl(folder: Path) -> Path:
     return _save_with_videos(model, tokenizer, images, folder, template=INTERN_TEMPLATE, settings=settings)
 
 
-def save_onevision(folder: Path) -> Path:
+def save_onevision(folder: Path, sizes: TextSizes = TINY) -> Path:
     """LLaVA-OneVision: the whole image and its tiles, cut to the image's shape, with a new-line token per row."""
     tokenizer = tiny_tokenizer("<|im_start|>", "<|im_end|>", "<image>", "<video>")
     tokenizer.eos_token = "<|im_end|>"
     torch.manual_seed(0)
-    text = _language(len(tokenizer)).to_dict() | {"model_type": "qwen2"}
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    vision = sizes | {"image_size": 16, "patch_size": 8, "model_type": "siglip_vision_model", "vision_use_head": False}
+    text = _language(len(tokenizer), sizes).to_dict() | {"model_type": "qwen2"}
+    own = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    vision = own | {"image_size": 16, "patch_size": 8, "model_type": "siglip_vision_model", "vision_use_head": False}
     pinpoints = [[16, 32], [32, 16], [32, 32]]
     config = LlavaOnevisionConfig(
         vision_config=vision,
@@ -324,13 +370,13 @@ def save_onevision(folder: Path) -> Path:
     return _save_with_videos(model, tokenizer, images, folder, template=template, settings=settings)
 
 
-def save_smolvlm(folder: Path) -> Path:
+def save_smolvlm(folder: Path, sizes: TextSizes = TINY) -> Path:
     """SmolVLM: Idefics3's tiles with an image processor of its own."""
     tokenizer, vision = _idefics3_tokenizer(), _idefics3_vision()
     torch.manual_seed(0)
     config = SmolVLMConfig(
         vision_config=vision | {"initializer_range": 0.2},
-        text_config=_language(len(tokenizer)),
+        text_config=_language(len(tokenizer), sizes),
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
         scale_factor=2,
     )
@@ -360,19 +406,19 @@ def _save_with_videos(
     return folder
 
 
-def _language(vocab_size: int) -> LlamaConfig:
+def _language(vocab_size: int, sizes: TextSizes) -> LlamaConfig:
     return LlamaConfig(
         vocab_size=vocab_size,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
+        hidden_size=sizes.hidden_size,
+        intermediate_size=sizes.intermediate_size,
+        num_hidden_layers=sizes.num_layers,
+        num_attention_heads=sizes.num_heads,
+        num_key_value_heads=sizes.num_key_value_heads,
+        max_position_embeddings=sizes.max_positions,
         pad_token_id=0,
         bos_token_id=1,
         eos_token_id=2,
-        initializer_range=0.2,  # large enough for the image and every word to move the log-probabilities
+        initializer_range=sizes.deviation,
     )
 
 
@@ -383,7 +429,7 @@ def _save(model: torch.nn.Module, processor: LlavaProcessor | Idefics3Processor,
 
 
 QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5")
-ARCHITECTURES: dict[str, Callable[[Path], Path]] = {
+ARCHITECTURES: dict[str, Callable[..., Path]] = {
     "llava": save_llava,
     "idefics3": save_idefics3,
     "smolvlm": save_smolvlm,
