@@ -160,7 +160,7 @@ def test_the_chat_template_places_images_and_leaves_texts_alone(world: World) ->
         ("Front wheel, wings", ("Front wheel", "wings")),
         ('The "tail-fin" (left): the plane\'s rudder...', ("tail-fin", "left", "plane's rudder")),
         ("La tête, l'hélice et 747 sièges", ("tête", "hélice", "747 sièges")),
-        ("  A wing.\nIt\thas\na door ", ("wing", "a door")),
+        ("A wing.\nIt\thas\n\na  door ", ("wing", "a  door")),
     ],
 )
 def test_labels_and_phrases_by_byte_level_tokens(world: World, answer: str, phrases: tuple[str, ...]) -> None:
@@ -173,14 +173,21 @@ def test_labels_and_phrases_by_byte_level_tokens(world: World, answer: str, phra
     supervised = [token for token in row.labels if token != IGNORE_INDEX]
     assert tokenizer.decode(supervised, skip_special_tokens=False) == f"{answer}<|im_end|>A wing.<|im_end|>"
     begin = next(place for place, label in enumerate(row.labels) if label != IGNORE_INDEX)
-    assert tokenizer.convert_ids_to_tokens([ids[begin - 2], ids[begin - 1]]) == ["assistant", "Ċ"]
-    assert tokenizer.convert_ids_to_tokens(ids[begin]).startswith("Ġ") == answer.startswith(" ")
+    assert tokenizer.decode(ids[:begin]).endswith("<|im_start|>assistant\n")
+    assert tokenizer.convert_ids_to_tokens([ids[begin - 1]]) == ["Ċ"]
+    assert not tokenizer.convert_ids_to_tokens(ids[begin]).startswith("Ġ"), "no space before an answer"
     words = [tokenizer.decode(ids[span.start : span.end]).strip() for span in row.spans]
     assert words == [*phrases, "wing"]
     for span, label in ((span, row.labels[span.start : span.end]) for span in row.spans):
         assert label == ids[span.start : span.end], "phrases are supervised text"
     prompt = predictor.answers.prompt((Turn(Role.USER, "What parts?"),), predictor.slots((PHOTO,))).input_ids
     assert ids[: len(prompt)] == prompt
+
+
+def test_white_space_that_the_tokenizer_joins_to_the_prompt_is_refused(world: World) -> None:
+    predictor = world.predictor
+    with pytest.raises(ValueError, match=r"in the token '\\n '.*remove white space before the answer"):
+        predictor.encoder.encode([Exchange("What parts?", "  A wing.")], predictor.slots((PHOTO,)))
 
 
 def test_updates_lower_the_loss_and_stay_near_the_teacher(world: World) -> None:
