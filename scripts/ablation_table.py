@@ -26,6 +26,8 @@ from partonomy.harness.summary import read_summary, summary_to_json
 
 BEFORE = "before.json"
 """File in the folder of the runs: held-out scores of the model that all of them started from."""
+FINISHED = ("teacher_forced.json", SUMMARY_FILE)
+"""A folder with one of these files holds a finished run."""
 SIGNIFICANCE = 0.05
 """Of the intervals, and of the differences that survive the correction."""
 
@@ -88,6 +90,17 @@ SISTER_COLUMNS = (
     Column("question answering, nats per token", "teacher_forced.json", QUESTION_ANSWERING),
     Column("its change by fine-tuning", "teacher_forced.json", QUESTION_ANSWERING, is_change=True),
 )
+PAIR_METRICS = (("AP50", "ap50"), ("mIoU", "miou"), ("recall", "recall"), ("SS", "ss"), ("S-IoU", "siou"))
+"""Headings and names of the five metrics of MixedParts."""
+
+
+def _pairs(task: str = "") -> tuple[Column, ...]:
+    return tuple(
+        Column(heading, SUMMARY_FILE, ("groups", ALL, "metrics", f"{task}{name}", "value"))
+        for heading, name in PAIR_METRICS
+    )
+
+
 LAMBDA_PREFIX = "kl_"
 """Beginning of a variant's name in a sweep of the KL weight; the weight follows."""
 
@@ -115,6 +128,12 @@ TABLES: Mapping[str, Mapping[str, tuple[Column, ...]]] = {
     "look_ahead": {"": LOOK_AHEAD_COLUMNS},
     "kl_sweep": {"": SWEEP_COLUMNS},
     "loss_weights": {"": LOSS_WEIGHT_COLUMNS},
+    "pairs": {
+        "Mean of the three tasks": _pairs(),
+        "Common objects": _pairs("common_objects_"),
+        "Common parts": _pairs("common_parts_"),
+        "Unique parts": _pairs("unique_parts_"),
+    },
     "sisters": {
         "Partonomy": SISTER_COLUMNS,
         "MMR-like, own answers, masks paired (mode generate)": _mmr("generate"),
@@ -164,12 +183,9 @@ class Comparison:
 
 
 def compare(variant: str, heading: str, differences: Sequence[float]) -> Comparison | None:
-    """Test differences, one per seed; None for fewer than two of them."""
-    if len(differences) < 2:
+    """Test differences, one per seed; None for fewer than two of them, or equal ones (no spread to test by)."""
+    if len(set(differences)) < 2:
         return None
-    if len(set(differences)) == 1:  # no spread: a t statistic of 0 / 0, or an infinite one
-        value = differences[0]
-        return Comparison(variant, heading, value, value, 1.0 if value == 0 else 0.0)
     result = ttest_1samp(differences, 0.0)
     low, high = result.confidence_interval(1 - SIGNIFICANCE)
     return Comparison(variant, heading, float(low), float(high), float(result.pvalue))
@@ -214,9 +230,10 @@ def describe(values: Mapping[int, float | None], comparison: Comparison | None) 
 def find_runs(folder: Path) -> dict[str, dict[int, Path]]:
     """Return the folders of finished runs, by variant and seed."""
     runs: dict[str, dict[int, Path]] = defaultdict(dict)
-    for finished in sorted(folder.glob("*_seed*/teacher_forced.json")):
-        variant, seed = finished.parent.name.rsplit("_seed", 1)
-        runs[variant][int(seed)] = finished.parent
+    for run in sorted(folder.glob("*_seed*")):
+        if any((run / name).is_file() for name in FINISHED):
+            variant, seed = run.name.rsplit("_seed", 1)
+            runs[variant][int(seed)] = run
     return runs
 
 

@@ -40,4 +40,8 @@ for seed in ${SEEDS:-1 2 3}; do
   done
 done
 python -m partonomy tables "$runs"/scores/* | tee "$runs/table.txt"
-printf '\n%d s in total; table: %s\n' "$SECONDS" "$runs/table.txt"
+base=${variants%% *}
+[[ " $variants " != *" calico "* ]] || base=calico
+# Means over seeds, and differences to CALICO (or the first variant), paired by seed.
+python scripts/ablation_table.py "$runs/scores" --base "$base" --columns pairs | tee "$runs/table.md"
+printf '\n%d s in total; table: %s\n' "$SECONDS" "$runs/table.txt, $runs/table.md"

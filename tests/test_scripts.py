@@ -227,7 +227,9 @@ def test_pairs_train_and_score_every_variant(checkout: Path) -> None:
     chosen = {"VARIANTS": "calico calico_no_cam mi_glamm plum", "SEEDS": "1 2", "UPDATES": "3"}
     commands = run_script(checkout, "scripts/pairs.sh", LAUNCH="python train.py --config", **chosen)
     training = [command for command in commands if "train.py" in command]
-    assert [parse_recorded(command) for command in commands].count("-m partonomy") == 2 + 8 + 1
+    *others, last = commands
+    assert last[1:] == ["scripts/ablation_table.py", "runs/pairs/scores", "--base", "calico", "--columns", "pairs"]
+    assert [parse_recorded(command) for command in others].count("-m partonomy") == 2 + 8 + 1
     runs = [command[command.index("--run_dir") + 1] for command in training]
     variants = chosen["VARIANTS"].split()
     assert runs == ["runs/pairs/calico_stage0", "runs/pairs/llava_stage0"] + [

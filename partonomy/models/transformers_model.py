@@ -163,10 +163,11 @@ def _message(role: Role, text: str) -> Message:
 
 
 REUSES_PROMPT = frozenset(
-    {"llava", "llava_onevision", "idefics3", "smolvlm", "internvl", "qwen2_vl", "qwen2_5_vl", "qwen3_vl"}
+    {"llava", "llava_onevision", "idefics3", "smolvlm", "internvl", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "gemma3"}
 )
 """Model types whose prompt cache is continued with several answers at once, because the tests show that this changes
-nothing. An image is then encoded once per question instead of once per choice."""
+nothing. An image is then encoded once per question instead of once per choice. The states of linear attention (Qwen3.5)
+cannot be repeated for several answers."""
 
 
 class TransformersModel:

@@ -16,6 +16,7 @@ from plum.data.sam_feature_cache import SamFeatureCache
 from plum.inputs.encoders import build_encoder
 from plum.inputs.encoding import EncodedConversation, EncodedText, ImageSlot
 from plum.inputs.image_transforms import ImageInputs, ImageTransform, build_image_transform, grid_classes
+from plum.models.backbones.hf import shares_prefixes
 from plum.models.batch_plan import plan_batch
 from plum.models.systems.registry import build_notation
 from plum.models.systems.target_notation import TargetNotation
@@ -63,7 +64,8 @@ class Collator:
         self.encoder = build_encoder(model, tokenizer, data.max_text_tokens)
         self.notation = build_notation(model)
         self.transform = build_image_transform(model, tokenizer)
-        self.special_tokens = model.backbone.special_tokens
+        # A model that runs every conversation by itself needs no common layout of them.
+        self.special_tokens = model.backbone.special_tokens if shares_prefixes(model.backbone) else None
         adaptation = None if model.calico is None else model.calico.adaptation
         self.is_guided = adaptation is not None and adaptation.follows_prompt
         self.has_teacher = model.lora is not None and model.seg_token is None

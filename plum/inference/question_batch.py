@@ -22,9 +22,10 @@ from partonomy.models.contract import (
 from partonomy.models.finite_values import require_finite, require_no_nan
 from partonomy.structures import ChoiceScore
 from plum.inference.image_store import EncodedImage
+from plum.inference.plain_states import conversation_states
 from plum.inference.predicted_masks import predict_masks, take_masks, threshold_masks
 from plum.inference.predictor import MAX_NEW_TOKENS, Predictor, WrittenAnswer
-from plum.inference.prefix_forest import ForestRow, ForestStates
+from plum.inference.prefix_forest import ForestRow
 from plum.inputs.bio_labels import TokenSpan
 from plum.inputs.encoding import EncodedConversation, EncodedText, ImageSlot
 from plum.structures import ImageFrame, SpanBounds
@@ -54,7 +55,7 @@ class QuestionBatch:
         self._predictor = predictor
         self._images = list(images)
         predictor.images.keep(self._images)
-        self._states = ForestStates(predictor.model.backbone, predictor.images.tokens(self._images))
+        self._states = conversation_states(predictor.model.backbone, predictor.images.tokens(self._images))
 
     @torch.inference_mode()
     def score_choices(self, requests: Sequence[ChoiceRequest]) -> list[list[ChoiceScore]]:

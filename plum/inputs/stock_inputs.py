@@ -74,6 +74,30 @@ class StockInputs:
         """Token that stands for an image in a rendered text, before it is expanded."""
         return str(self.tokenizer.convert_ids_to_tokens(self.image_id))
 
+    @cached_property
+    def _mark(self) -> str:
+        """Token that the chat template writes for an image; most templates write `placeholder`."""
+        return str(getattr(self.processor, "image_token", self.placeholder))
+
+    @cached_property
+    def _marked(self) -> str:
+        """The text that a processor puts in the place of `_mark`, its run of image tokens as one `placeholder`.
+
+        Gemma's has line breaks, which merge with those of the template, so that they belong to the rendered text.
+
+        Raises:
+            ValueError: an image is also cut into crops, so that its text depends on its shape.
+        """
+        if self._mark == self.placeholder:
+            return self.placeholder
+        if self.config.image_processor.get("do_pan_and_scan"):
+            raise ValueError(
+                f"the image processor of {self.config.model_type} cuts images into crops (do_pan_and_scan); set it to "
+                "false in preprocessor_config.json"
+            )
+        start, *_, end = str(vars(self.processor)["full_image_sequence"]).split(self.placeholder)
+        return start + self.placeholder + end
+
     @property
     def has_rectangles(self) -> bool:
         """Whether an image takes up a rectangle of positions (M-RoPE)."""
@@ -97,9 +121,11 @@ class StockInputs:
             The arguments of the model's image encoder, and what takes the place of the image's placeholder.
         """
         found = self.processor(
-            text=[self.placeholder], images=[[Image.fromarray(image)]], return_tensors="pt", add_special_tokens=False
+            text=[self._mark], images=[[Image.fromarray(image)]], return_tensors="pt", add_special_tokens=False
         )
         ids = tuple(found["input_ids"][0].tolist())
+        if self._mark != self.placeholder:  # the rendered text has what surrounds the image
+            ids = (self.image_id,) * ids.count(self.image_id)
         pixels = {name: tensor for name, tensor in found.items() if name not in TEXT_INPUTS}
         grid = None
         if self.has_rectangles:
@@ -128,9 +154,9 @@ class StockInputs:
             check_text("answer", exchange.answer, self.control_tokens)
             opened = self._open(text, turns, exchange.question, num_images)
             turns.append(Turn(Role.USER, exchange.question))
-            written = self.prompt.render_answer(turns, exchange.answer, num_images)
+            written = self._expand_marks(self.prompt.render_answer(turns, exchange.answer, num_images))
             # What the template writes between its prompt and the answer, the answer and its end token.
-            own = written[len(self.prompt.render(turns, num_images)) :]
+            own = written[len(self._expand_marks(self.prompt.render(turns, num_images))) :]
             text = opened + own
             start = len(opened) + own.index(exchange.answer)
             prompt_ends.append(len(opened))
@@ -150,13 +176,16 @@ class StockInputs:
         ]
         return self._open(earlier, turns, question, num_images)
 
+    def _expand_marks(self, text: str) -> str:
+        return text.replace(self._mark, self._marked)
+
     def _open(self, text: str, earlier: Sequence[Turn], question: str, num_images: int) -> str:
         """Continue a conversation's text, each answer with its end token, up to an open question.
 
         Some templates (LLaVA-1.5's) write no end token after an earlier answer; it stays in the text.
         """
         check_text("question", question, self.control_tokens)
-        prompt = self.prompt.render([*earlier, Turn(Role.USER, question)], num_images)
+        prompt = self._expand_marks(self.prompt.render([*earlier, Turn(Role.USER, question)], num_images))
         bare = next((text.removesuffix(end) for end in self.config.end_tokens if text.endswith(end)), text)
         for rendered in (text, bare):
             if prompt.startswith(rendered):

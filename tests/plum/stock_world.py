@@ -41,6 +41,9 @@ class StockWorld:
 
     def inputs(self, text: str, *images: np.ndarray) -> dict[str, torch.Tensor]:
         """What the processor makes of a rendered text."""
+        if whole := getattr(self.processor, "full_image_sequence", None):  # our texts have what surrounds an image
+            start, *_, end = whole.split("<image_soft_token>")
+            text = text.replace(f"{start}<image_soft_token>{end}", self.processor.image_token)
         pictures = [[Image.fromarray(one) for one in images]] if images else None
         adds_begin = self.predictor.encoder.template.adds_begin_token(text)  # type: ignore[union-attr]
         return dict(self.processor(text=[text], images=pictures, return_tensors="pt", add_special_tokens=adds_begin))

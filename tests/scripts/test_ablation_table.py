@@ -2,12 +2,23 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from partonomy.harness.summary import read_summary, write_summary
-from scripts.ablation_table import TABLES, Comparison, compare, describe_findings, holm, read_value
+from partonomy.metrics.bootstrap import Estimate
+from scripts.ablation_table import (
+    PAIR_METRICS,
+    TABLES,
+    Comparison,
+    compare,
+    describe_findings,
+    holm,
+    main,
+    read_value,
+)
 from tests.golden.stored_runs import FOLDER
 
 COLUMNS = {column.heading: column for columns in TABLES["sisters"].values() for column in columns}
@@ -44,10 +55,7 @@ def test_an_interval_of_three_seeds_by_hand() -> None:
     assert (one.low, one.high) == pytest.approx((0.02 - 0.024841, 0.02 + 0.024841), abs=1e-6)
     assert one.p_value == pytest.approx(0.0742, abs=1e-4)
     assert compare("dice", "B", [0.01]) is None
-    equal, shifted = compare("dice", "B", [0.0, 0.0]), compare("dice", "B", [0.25, 0.25])
-    assert equal is not None
-    assert shifted is not None
-    assert (equal.p_value, shifted.p_value) == (1.0, 0.0)
+    assert compare("dice", "B", [0.25, 0.25]) is None, "two equal differences are no certainty"
 
 
 def test_holm_by_hand() -> None:
@@ -60,3 +68,26 @@ def test_holm_by_hand() -> None:
     assert text.startswith("4 of 10 intervals exclude 0; 0.5 would by chance")
     assert text.endswith(":\n- none")  # .005 x 10 is .05: not below it
     assert "- d, B: [+0.100, +0.200], p = 0.02" in describe_findings(given)
+
+
+def test_pairs_have_a_table_per_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Means over seeds and differences paired by seed, of summaries alone."""
+    mixed = read_summary(FOLDER / "mmr_generate" / "summary.json")
+    for variant, values in {"calico": (0.5, 0.6), "mi_lisa": (0.4, 0.45)}.items():
+        for seed, value in enumerate(values, 1):
+            names = [
+                f"{task}{name}"
+                for task in ("", "common_objects_", "common_parts_", "unique_parts_")
+                for _, name in PAIR_METRICS
+            ]
+            metrics = {name: Estimate(value + number / 100, 0.0, 1.0, 9) for number, name in enumerate(names)}
+            group = replace(mixed.groups["all"], metrics=metrics)
+            (tmp_path / f"{variant}_seed{seed}").mkdir()
+            write_summary(replace(mixed, groups={"all": group}), tmp_path / f"{variant}_seed{seed}" / "summary.json")
+    main(tmp_path, "calico", TABLES["pairs"])
+    printed = capsys.readouterr().out
+    assert printed.count("| variant | seeds | AP50 | mIoU | recall | SS | S-IoU |") == 4
+    assert "| calico | 2 | 0.550 | 0.560 | 0.570 | 0.580 | 0.590 |" in printed
+    assert "| calico | 2 | 0.700 | 0.710 | 0.720 | 0.730 | 0.740 |" in printed.split("Unique parts")[1]
+    low, high = -0.125 - 12.7062 * 0.025, -0.125 + 12.7062 * 0.025  # differences -.10 and -.15, one degree of freedom
+    assert f"| mi_lisa | 2 | 0.425 [{low:+.3f}, {high:+.3f}] |" in printed

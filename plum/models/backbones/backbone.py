@@ -64,6 +64,9 @@ class Backbone(nn.Module, ABC):
     """Whether layers add what they read of `ImageTokens.details` to the states of image tokens."""
     is_guided = False
     """Whether what they read depends on the conversation's first prompt, through its last token."""
+    shares_prefixes = True
+    """Whether conversations can share the states of a common prefix, because every layer attends to all earlier tokens
+    and to no later one. Otherwise every conversation runs by itself (the plain path)."""
     decoder_name: ClassVar[str] = "language_model"
     """Name of the decoder in the stock model, by which adapters find its layers."""
 
@@ -235,7 +238,10 @@ class Backbone(nn.Module, ABC):
         # With right padding, causal attention alone hides padding, so no mask is needed.
         embeddings = self.embed(input_ids, shown, image_tokens)
         positions = shown.positions_of(input_ids)
-        named = {} if positions is None else {"position_ids": positions}
+        masks = self.masks(embeddings, input_ids, None)
+        named: dict[str, object] = {} if masks is None else {"attention_mask": masks}
+        if positions is not None:
+            named["position_ids"] = positions
         with self.injecting(self.find_injection(input_ids, shown, image_tokens)):
             return self._run_decoder(embeddings, named, self._added(input_ids, shown, image_tokens))
 
@@ -250,7 +256,7 @@ class Backbone(nn.Module, ABC):
         """Return the states of `hidden_states`, computing the common prefix of conversations about one image only once.
 
         Sequences of similar length run together; see `plum.models.backbones.shared_beginnings`. In a guided model, only
-        conversations with the same first prompt share a prefix.
+        conversations with the same first prompt share a prefix. A plain model (`shares_prefixes`) shares nothing.
 
         Args:
             input_ids: as `hidden_states`.
@@ -263,6 +269,8 @@ class Backbone(nn.Module, ABC):
         Raises:
             ValueError: as `hidden_states`.
         """
+        if not self.shares_prefixes:
+            return self.hidden_states(input_ids, attention_mask, shown, image_tokens)
         if layout is None:
             layout = self._lay_out(input_ids, attention_mask, shown, has_images=len(image_tokens) > 0)
         states = [self._run_pass(one, image_tokens).flatten(0, 1) for one in layout.passes]
@@ -289,7 +297,7 @@ class Backbone(nn.Module, ABC):
                 _, images, numbers = sequences.patches
                 is_image = sequences.input_ids == self.special_tokens.image
                 added = AddedFeatures(is_image, image_tokens.layers[images, numbers])
-        named = {}
+        named: dict[str, object] = {}
         if sequences.is_branched:  # transformers uses a 4-D mask unchanged
             named["attention_mask"] = sequences.attention_mask(embeddings.dtype)
         if sequences.is_branched or sequences.positions.ndim == 3:
@@ -297,7 +305,7 @@ class Backbone(nn.Module, ABC):
         with self.injecting(self.find_injection(sequences.input_ids, sequences.shown, image_tokens)):
             return self._run_decoder(embeddings, named, added)
 
-    def _run_decoder(self, embeddings: Tensor, named: dict[str, Tensor], added: "AddedFeatures | None") -> Tensor:
+    def _run_decoder(self, embeddings: Tensor, named: dict[str, object], added: "AddedFeatures | None") -> Tensor:
         """Run the stock decoder over rows of embeddings [N, T, D]."""
         others = {} if added is None else added.arguments()
         return self.decoder(inputs_embeds=embeddings, use_cache=False, **named, **others).last_hidden_state
@@ -309,6 +317,19 @@ class Backbone(nn.Module, ABC):
         return AddedFeatures(
             input_ids == self.special_tokens.image, features.reshape(-1, *image_tokens.layers.shape[2:])
         )
+
+    def masks(self, embeddings: Tensor, input_ids: Tensor, attention_mask: Tensor | None) -> object | None:
+        """Return what the stock decoder takes as the attention mask of whole prompts or conversations.
+
+        Args:
+            embeddings: [N, T, D].
+            input_ids: [N, T], image placeholders expanded.
+            attention_mask: [N, T], 1 on real tokens; None: padded on the right.
+
+        Returns:
+            `attention_mask`, if text and image tokens attend alike.
+        """
+        return attention_mask
 
     def token_logits(self, states: Tensor) -> Tensor:
         """Return next-token logits [..., V] of states [..., D]; tokens that are never text get -inf."""
@@ -359,7 +380,7 @@ class Backbone(nn.Module, ABC):
         with self.injecting(self.find_injection(prompt_ids, shown, image_tokens, starts)):
             states = self.decoder(
                 inputs_embeds=embeddings,
-                attention_mask=prompt_mask,
+                attention_mask=self.masks(embeddings, prompt_ids, prompt_mask),
                 position_ids=placed,
                 past_key_values=cache,
                 use_cache=True,
@@ -509,7 +530,7 @@ def _attend_by_caller(
     do, and knows nothing of windows.
     """
     assert isinstance(module.layer_idx, int)
-    assert sliding_window is None, "families with sliding windows are refused"
+    assert sliding_window is None, "families with sliding windows take the plain path"
     attended = attend(module.layer_idx, *(states[0].transpose(0, 1) for states in (query, key, value)))
     return attended[None], None
 

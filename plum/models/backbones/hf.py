@@ -6,13 +6,15 @@ DeepStack) with the image tokens. A family needs a row in `FAMILIES`; the tests 
 """
 
 import inspect
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
-from plum.config import HfBackboneConfig, LoraConfig, Quantization, stock_hf_config
+from plum.config import HfBackboneConfig, LlavaConfig, LoraConfig, Quantization, stock_hf_config
 from plum.models.backbones.backbone import Backbone
 from plum.models.backbones.lora import add_adapters
 from plum.models.backbones.quantization import quantize_language_model
@@ -20,17 +22,24 @@ from plum.models.frozen import grad_if_trainable
 from plum.models.weightless import without_weights
 from plum.structures import ImageTokens, Pixels, StockPixels
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Family:
-    """Names inside a stock model.
+    """What differs between families of stock models.
 
-    decoder: its language model
-    towers: what encodes an image, projector included
+    decoder: name of the language model
+    towers: names of what encodes an image, projector included
+    own_attention: what keeps layers from attending to all earlier tokens and to no later one, in words; such a model
+        takes the plain path (`Backbone.shares_prefixes`). Empty: nothing
+    has_image_masks: which tokens attend to each other depends on which are image tokens
     """
 
     decoder: str = "language_model"
     towers: tuple[str, ...] = ("vision_tower", "multi_modal_projector")
+    own_attention: str = ""
+    has_image_masks: bool = False
 
 
 FAMILIES = {
@@ -40,14 +49,12 @@ FAMILIES = {
     "qwen2_vl": Family(towers=("visual",)),
     "qwen2_5_vl": Family(towers=("visual",)),
     "qwen3_vl": Family(towers=("visual",)),
+    "qwen3_5": Family(towers=("visual",), own_attention="linear attention"),
+    "gemma3": Family(own_attention="sliding windows, and images that attend both ways", has_image_masks=True),
     "idefics3": Family("text_model", ("vision_model", "connector")),
     "smolvlm": Family("text_model", ("vision_model", "connector")),
 }
-"""By transformers' `model_type`: families in which all of PLUM's paths are exact (see the tests of this module).
-
-Every layer of their decoders attends to all earlier tokens, and image tokens attend as text does. Models with sliding
-windows or with image tokens that attend both ways (Gemma), or with linear attention (Qwen3.5), differ in this.
-"""
+"""By transformers' `model_type`: families in which all of PLUM's paths are exact (see the tests of this module)."""
 
 
 class HfBackbone(Backbone):
@@ -55,13 +62,14 @@ class HfBackbone(Backbone):
 
     Args:
         network: the stock model.
-        family: its names.
+        family: the model's.
         config: special tokens.
     """
 
     def __init__(self, network: PreTrainedModel, family: Family, config: HfBackboneConfig) -> None:
         super().__init__(network, config.special_tokens)
         self.family = family
+        self.shares_prefixes = shares_prefixes(config)
         self.encoder_inputs = tuple(inspect.signature(network.model.get_image_features).parameters)
 
     def encode_images(self, pixels: Pixels) -> ImageTokens:
@@ -84,6 +92,21 @@ class HfBackbone(Backbone):
             )
         return ImageTokens.concatenate(encoded)
 
+    def masks(self, embeddings: Tensor, input_ids: Tensor, attention_mask: Tensor | None) -> object | None:
+        """See `Backbone`; masks that depend on image tokens are the stock model's own."""
+        if not self.family.has_image_masks:
+            return attention_mask
+        create: Callable[..., object] = getattr(self.stock, "create_masks_for_generate")  # noqa: B009
+        return create(
+            config=self.decoder.config,
+            inputs_embeds=embeddings,
+            attention_mask=attention_mask,
+            past_key_values=None,
+            position_ids=None,
+            token_type_ids=(input_ids == self.special_tokens.image).int(),
+            is_first_iteration=True,
+        )
+
 
 def _tokens(features: Tensor | list[Tensor] | tuple[Tensor, ...]) -> Tensor:
     """Return the features of an image, tile after tile, as [n, D]."""
@@ -92,7 +115,7 @@ def _tokens(features: Tensor | list[Tensor] | tuple[Tensor, ...]) -> Tensor:
 
 
 def find_family(config: HfBackboneConfig) -> Family:
-    """Return the names inside a stock model.
+    """Return the family of a stock model.
 
     Raises:
         ValueError: the architecture is none of `FAMILIES`.
@@ -103,6 +126,15 @@ def find_family(config: HfBackboneConfig) -> Family:
             f"{', '.join(sorted(FAMILIES))}"
         )
     return FAMILIES[config.model_type]
+
+
+def shares_prefixes(config: LlavaConfig | HfBackboneConfig) -> bool:
+    """Return whether conversations of a model can share a common prefix; see `Backbone.shares_prefixes`.
+
+    Raises:
+        ValueError: see `find_family`.
+    """
+    return isinstance(config, LlavaConfig) or not find_family(config).own_attention
 
 
 def build_hf(
@@ -121,6 +153,12 @@ def build_hf(
     """
     assert is_empty or quantization == "none", "a language model is quantized as its weights are loaded"
     family, stock_config = find_family(config), stock_hf_config(config)
+    if family.own_attention:
+        logger.info(
+            "%s has %s, so every conversation runs by itself: questions about one image do not share its states",
+            config.model_type,
+            family.own_attention,
+        )
     with without_weights(is_empty):
         stock = AutoModelForImageTextToText.from_config(stock_config)
         quantize_language_model(stock, quantization)

@@ -10,6 +10,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForImageTextToText,
     CLIPVisionConfig,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
     Idefics3Config,
     Idefics3ForConditionalGeneration,
     InternVLConfig,
@@ -24,6 +26,8 @@ from transformers import (
     Qwen2_5_VLForConditionalGeneration,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
+    Qwen3_5Config,
+    Qwen3_5ForConditionalGeneration,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
     SmolVLMConfig,
@@ -31,6 +35,8 @@ from transformers import (
 )
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+from transformers.models.gemma3.processing_gemma3 import Gemma3Processor
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.idefics3.processing_idefics3 import Idefics3Processor
@@ -71,13 +77,21 @@ INTERN_TEMPLATE = (
 )
 """The published InternVL checkpoints' manner (the -hf ones)."""
 
+GEMMA_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}<start_of_turn>"
+    "{{ 'model' if message['role'] == 'assistant' else message['role'] }}\n{% for content in message['content'] %}"
+    "{% if content['type'] == 'image' %}{{ '<start_of_image>' }}{% else %}{{ content['text'] | trim }}{% endif %}"
+    "{% endfor %}<end_of_turn>\n{% endfor %}{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+)
+"""The published Gemma 3 checkpoints' manner."""
+
 TEXTS = (
     "USER: What visible parts does the biplane have? ASSISTANT: It has a front wheel, a wheel and a propeller.",
     "User: What is the object in the image? Assistant: It is a seaplane. It has wing, tail fin, door.",
 )
 
 
-def tiny_tokenizer(*special: str) -> PreTrainedTokenizerFast:
+def tiny_tokenizer(*special: str, texts: Sequence[str] = TEXTS) -> PreTrainedTokenizerFast:
     """A byte-level tokenizer; `<s>`, `</s>`, `<pad>` and the given tokens are special."""
     tokens = ["<pad>", "<s>", "</s>", *special]
     backend = Tokenizer(models.BPE())
@@ -85,7 +99,7 @@ def tiny_tokenizer(*special: str) -> PreTrainedTokenizerFast:
     backend.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend.train_from_iterator(
-        TEXTS,
+        texts,
         trainers.BpeTrainer(vocab_size=400, special_tokens=tokens, initial_alphabet=alphabet, show_progress=False),
     )
     return PreTrainedTokenizerFast(
@@ -172,9 +186,10 @@ def _idefics3_vision() -> dict[str, object]:
 
 
 def save_qwen(folder: Path, family: str) -> Path:
-    """Qwen2-VL, Qwen2.5-VL or Qwen3-VL: positions in three dimensions, image tokens by the image's size."""
+    """Qwen2-VL, Qwen2.5-VL, Qwen3-VL or Qwen3.5: positions in three dimensions, image tokens by the image's size."""
     marks = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
-    tokenizer = tiny_tokenizer("<|im_start|>", "<|im_end|>", *marks)
+    others = ("<|endoftext|>",) if family == "qwen3_5" else ()  # its tokenizer's class adds this one
+    tokenizer = tiny_tokenizer("<|im_start|>", "<|im_end|>", *marks, *others)
     tokenizer.eos_token = "<|im_end|>"
     image_id, video_id, start_id, end_id = (tokenizer.convert_tokens_to_ids(mark) for mark in marks)
     rope = {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [2, 1, 1]}
@@ -184,7 +199,17 @@ def save_qwen(folder: Path, family: str) -> Path:
     ids |= {"vision_start_token_id": start_id, "vision_end_token_id": end_id}
     torch.manual_seed(0)
     model: torch.nn.Module
-    if family == "qwen2_vl":
+    if family == "qwen3_5":
+        text |= {"head_dim": 16, "num_hidden_layers": 3, "linear_num_key_heads": 2, "linear_num_value_heads": 4}
+        text |= {
+            "linear_key_head_dim": 8,
+            "linear_value_head_dim": 8,
+            "rope_parameters": rope | {"mrope_section": [1, 1, 0]},
+        }
+        text |= {"layer_types": ["linear_attention", "full_attention", "linear_attention"]}
+        vision |= {"hidden_size": 16, "out_hidden_size": 32, "intermediate_size": 32, "num_position_embeddings": 64}
+        model = Qwen3_5ForConditionalGeneration(Qwen3_5Config(text_config=text, vision_config=vision, **ids))
+    elif family == "qwen2_vl":
         vision |= {"embed_dim": 16, "hidden_size": 32, "mlp_ratio": 2}
         model = Qwen2VLForConditionalGeneration(Qwen2VLConfig(text_config=text, vision_config=vision, **ids))
     elif family == "qwen2_5_vl":
@@ -201,6 +226,39 @@ def save_qwen(folder: Path, family: str) -> Path:
     return _save_with_videos(
         model, tokenizer, images, folder, template=QWEN_TEMPLATE, settings={"processor_class": name}
     )
+
+
+def save_gemma3(folder: Path) -> Path:
+    """Gemma 3: four tokens an image, which attend to each other both ways; one layer sees the last 16 tokens."""
+    marks = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
+    # Line breaks merge, so that those around an image and those of the template are one token.
+    tokenizer = tiny_tokenizer("<start_of_turn>", "<end_of_turn>", *marks.values(), texts=[*TEXTS, *["\n\n\n"] * 9])
+    tokenizer.init_kwargs["extra_special_tokens"] = marks
+    tokenizer._set_model_specific_special_tokens(special_tokens=marks)
+    torch.manual_seed(0)
+    text = _language(len(tokenizer)).to_dict() | {"model_type": "gemma3_text", "head_dim": 8}
+    text |= {"sliding_window": 16, "layer_types": ["sliding_attention", "full_attention"]}
+    text |= {"query_pre_attn_scalar": 8, "num_hidden_layers": 2}
+    text.pop("rope_parameters", None)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    vision = sizes | {"image_size": 16, "patch_size": 4, "vision_use_head": False}
+    config = Gemma3Config(
+        text_config=text,
+        vision_config=vision,
+        mm_tokens_per_image=4,
+        image_token_id=tokenizer.convert_tokens_to_ids("<image_soft_token>"),
+        boi_token_id=tokenizer.convert_tokens_to_ids("<start_of_image>"),
+        eoi_token_id=tokenizer.convert_tokens_to_ids("<end_of_image>"),
+        tie_word_embeddings=False,
+    )
+    model = Gemma3ForConditionalGeneration(config)
+    with torch.no_grad():
+        model.model.multi_modal_projector.mm_input_projection_weight.normal_()  # zeros if not trained
+    end = tokenizer.convert_tokens_to_ids("<end_of_turn>")
+    model.generation_config.eos_token_id = [tokenizer.eos_token_id, end]
+    images = Gemma3ImageProcessorPil(size={"height": 16, "width": 16})
+    processor = Gemma3Processor(images, tokenizer, chat_template=GEMMA_TEMPLATE, image_seq_length=4)
+    return _save(model, processor, folder)
 
 
 def save_internvl(folder: Path) -> Path:
@@ -324,13 +382,14 @@ def _save(model: torch.nn.Module, processor: LlavaProcessor | Idefics3Processor,
     return folder
 
 
-QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5")
 ARCHITECTURES: dict[str, Callable[[Path], Path]] = {
     "llava": save_llava,
     "idefics3": save_idefics3,
     "smolvlm": save_smolvlm,
     "internvl": save_internvl,
     "llava_onevision": save_onevision,
+    "gemma3": save_gemma3,
     **{family: partial(save_qwen, family=family) for family in QWEN},
 }
 """How to save a checkpoint of each architecture."""
