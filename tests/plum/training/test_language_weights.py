@@ -143,7 +143,9 @@ def test_the_chat_template_places_images_and_leaves_texts_alone(world: World) ->
     for messages in (turns, turns[1:], turns[1:2]):
         for is_open in (False, True):
             texts = [
-                world.tokenizer.apply_chat_template(messages, template, tokenize=False, add_generation_prompt=is_open)
+                world.tokenizer.apply_chat_template(
+                    messages, chat_template=template, tokenize=False, add_generation_prompt=is_open
+                )
                 for template in (own, published)
             ]
             assert texts[0] == texts[1]
@@ -277,8 +279,8 @@ def test_bfloat16_predicts_what_float32_predicts(world: World) -> None:
     targets = torch.tensor(ids[1:])
     losses = [float(-found[:-1].gather(1, targets[:, None]).mean()) for found in (exact, close)]
     divergence = float((exact.exp() * (exact - close)).sum(-1).mean())
-    assert abs(losses[0] - losses[1]) < 0.05
-    assert 0 < divergence < 0.02
+    assert abs(losses[0] - losses[1]) < 0.02
+    assert 0 < divergence < 0.005
     assert float((exact.argmax(-1) == close.argmax(-1)).float().mean()) > 0.9
 
 
