@@ -8,14 +8,17 @@ import pytest
 import torch
 import yaml
 
+from plum.checkpoints.published.sam_weights import read_sam_config
 from plum.config import ModelConfig, SpecialTokensConfig
 from plum.models.backbones.calico import CalicoBackbone
 from plum.models.grounded_lmm import GroundedLMM
 from plum.models.parameter_counts import count_components
+from plum.models.segmenters.build import build_segmenter
 from plum.models.systems.registry import build_model
 from plum.models.trainable import ALWAYS_TRAINED, set_trainable
 from plum.train_config import TrainConfig
 from plum.training.config_file import load_train_config
+from scripts.smollm2_base import SAM as SMOLLM2_SAM
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 ABLATION_BASE = CONFIGS / "ablations" / "base.yaml"
@@ -28,7 +31,8 @@ PAIRS = [
 ]
 TINY = [*sorted(CONFIGS.glob("plum_tiny_*.yaml")), *sorted(CONFIGS.glob("calico_tiny_*.yaml")), ABLATION_BASE]
 CALICO = CONFIGS / "calico_7b.yaml"
-FULL_SIZE = sorted(path for path in CONFIGS.glob("*.yaml") if "tiny" not in path.name and path != CALICO)
+SMOLLM2 = CONFIGS / "smollm2_demo.yaml"
+FULL_SIZE = sorted(path for path in CONFIGS.glob("*.yaml") if "tiny" not in path.name and path not in (CALICO, SMOLLM2))
 
 CHANGED_KEYS = {
     "detach_feedback": {"model.feedback.detach_feedback"},
@@ -84,7 +88,7 @@ def test_every_overlay_of_pairs_is_tried() -> None:
     assert len(PAIRS) == len(list((CONFIGS / "pairs").glob("*.yaml"))) == 6
 
 
-@pytest.mark.parametrize("path", [*TINY, *FULL_SIZE, CALICO], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*TINY, *FULL_SIZE, CALICO, SMOLLM2], ids=lambda path: path.stem)
 def test_yaml_says_where_it_runs(path: Path) -> None:
     config = load(path)
     header = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
@@ -129,6 +133,13 @@ def test_full_size_model_builds_on_the_meta_device(path: Path) -> None:
     assert counts["llava.embeddings"] == (2 + config.model.lora.train_embeddings) * 32064 * width
     billions = {"13b": (13.0e9, 14.3e9), "7b": (6.7e9, 7.8e9)}[path.stem.split("_")[1]]
     assert billions[0] < sum(counts.values()) - counts["sam.image_encoder"] < billions[1]
+
+
+def test_the_language_demo_expects_the_segmenter_that_its_base_has(tmp_path: Path) -> None:
+    config = load(SMOLLM2)
+    torch.save(build_segmenter(SMOLLM2_SAM).state_dict(), tmp_path / "sam.pth")
+    assert config.model.sam == read_sam_config(tmp_path / "sam.pth") == SMOLLM2_SAM
+    assert config.losses.mask_bce == config.losses.mask_overlap == 0, "a random SAM has nothing to teach"
 
 
 def test_calico_trains_what_its_header_says() -> None:

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.readme_commands import ROOT, parse_command
 
@@ -183,6 +184,26 @@ def test_look_ahead(checkout: Path) -> None:
         f"runs/look_ahead/{name}_seed{n}" for name in ("bidirectional", "causal", "none") for n in (1, 2)
     ]
     assert commands[-1][2:] == ["runs/look_ahead", "--base", "bidirectional", "--columns", "look_ahead"]
+
+
+def test_the_language_demo_trains_and_measures_with_and_without_the_kl_loss(checkout: Path) -> None:
+    shutil.copy(ROOT / "requirements-language.txt", checkout)
+    commands = run_script(checkout, "scripts/smollm2_demo.sh", UPDATES="3")
+    measured = [command for command in commands if command[1] == "scripts/text_retention.py"]
+    made = [command for command in commands if command[1] == "scripts/smollm2_base.py"]
+    own = [command for command in commands if command not in (*measured, *made) and command[1:3] != ["-m", "pip"]]
+    parsed = [parse_recorded(command) for command in own]
+    assert parsed == ["-m plum", "-m partonomy", "-m partonomy", *["launch", "-m plum"] * 2]
+    trained = [command for command in own if command[1:3] == ["-m", "plum.training.launch"]]
+    assert [command[command.index("--losses.kl") + 1] for command in trained] == ["0.1", "0"]
+    runs = [command[command.index("--run_dir") + 1] for command in trained]
+    assert [command[2] for command in measured] == [f"{run}/model" for run in runs]
+    (adopted,) = [command for command in own if "adopt" in command]
+    config = yaml.safe_load((ROOT / "configs" / "smollm2_demo.yaml").read_text())
+    base = made[0][made[0].index("--output") + 1]
+    assert adopted[4:] == [f"{base}/llava", config["init_from"], "--sam", f"{base}/sam.pth"]
+    built = {command[command.index("--output") + 1] for command in own if "build" in command}
+    assert built == {config["data"]["sources"][0]["path"], *config["data"]["exclude_images"]}
 
 
 @pytest.mark.parametrize(

@@ -283,7 +283,7 @@ def _answer_tokens(encoded: EncodedText, prompt_end: int, answer_end: int) -> To
         start, end = encoded.offsets[inside[0]]
         raise ValueError(
             f"the tokenizer merges the prompt's end with the answer in the token {encoded.text[start:end]!r}; "
-            "generation could not continue this prompt"
+            "generation could not continue this prompt: remove white space before the answer"
         )
     return TokenSpan(inside[0], inside[-1] + 1)
 
