@@ -7,6 +7,7 @@ saved model.
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ class HfBackboneConfig:
             stock["vocab_size"] = num_rows
         return replace(self, stock=stock)
 
-    @property
+    @cached_property
     def language(self) -> LanguageConfig:
         """Sizes of the decoder.
 

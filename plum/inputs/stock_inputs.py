@@ -64,12 +64,12 @@ class StockInputs:
         """
         return ChatPrompt(self.processor, self.config.end_tokens)
 
-    @property
+    @cached_property
     def image_id(self) -> int:
         """Id of the token that stands for an image in input_ids."""
         return image_token_id(self.config)
 
-    @property
+    @cached_property
     def placeholder(self) -> str:
         """Token that stands for an image in a rendered text, before it is expanded."""
         return str(self.tokenizer.convert_ids_to_tokens(self.image_id))
@@ -98,7 +98,7 @@ class StockInputs:
         start, *_, end = str(vars(self.processor)["full_image_sequence"]).split(self.placeholder)
         return start + self.placeholder + end
 
-    @property
+    @cached_property
     def has_rectangles(self) -> bool:
         """Whether an image takes up a rectangle of positions (M-RoPE)."""
         decoder = stock_hf_config(self.config).get_text_config(decoder=True)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import plum.config
 from partonomy.models.contract import ChoiceRequest, ReplyRequest, Role, Turn
 from partonomy.structures import CharSpan
 from plum.checkpoints.stock_folder import read_stock_checkpoint
@@ -16,6 +17,7 @@ from plum.data.collate import Collator, pad_rows
 from plum.inference.plain_states import conversation_states
 from plum.inference.prefix_forest import ForestStates
 from plum.inference.question_batch import QuestionBatch
+from plum.inputs import stock_inputs
 from plum.inputs.encoding import rectangle_positions
 from plum.models.backbones.hf import FAMILIES, build_hf
 from plum.models.backbones.lora import adapters_off, reset_adapters
@@ -212,6 +214,23 @@ def test_many_questions_at_once_give_what_they_give_alone(world: StockWorld) -> 
             assert one.conversation_log_prob == pytest.approx(other.conversation_log_prob, abs=1e-4)
             assert one.answer_tokens == other.answer_tokens
         assert reply == predictor.generate_text(photos[request.image], request.turns, 10)
+
+
+def test_a_conversation_is_encoded_without_building_the_stock_configuration_again(
+    world: StockWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Building it takes 20 ms, and an encoder asks for the image's id at every word."""
+    predictor = world.predictor
+    row = predictor.encoder.encode([Exchange("What is it?", "A wing.")], predictor.slots((WIDE,)))
+
+    def build(config: HfBackboneConfig) -> None:
+        raise AssertionError("built again")
+
+    for module in (stock_inputs, plum.config):
+        monkeypatch.setattr(module, "stock_hf_config", build)
+    again = predictor.encoder.encode([Exchange("What is it?", "A wing.")], predictor.slots((TALL,)))
+    assert again.labels != () != row.labels
+    assert predictor.model.config.language.hidden_size > 0
 
 
 def test_labels_and_phrases_are_those_of_the_answers(world: StockWorld) -> None:
