@@ -15,6 +15,9 @@ from plum.inference.prefix_forest import MAX_LOGIT_ROWS, ForestRow, ForestStates
 from plum.models.backbones.backbone import Backbone
 from plum.structures import TEXT_ONLY, ConversationImages, ImageTokens
 
+MAX_PLACES_TOGETHER = 4096
+"""Token positions, padding included, of the conversations that run in one batch; bounds the memory of their states."""
+
 
 class PlainStates:
     """States of conversations about some images; a conversation that begins another one is not computed again.
@@ -45,13 +48,18 @@ class PlainStates:
         Returns:
             For each row, where its tokens are among all that were computed, int64 [T].
         """
-        parts, end = [self._states], len(self._states)
+        first, end = len(self._rows), len(self._states)
         for row in sorted(rows, key=lambda one: -len(one.ids)):
             if self._find(row) is None:
-                parts.append(self._compute(row))
                 self._rows.append(row)
                 self._starts.append(end)
                 end += len(row.ids)
+        new = self._rows[first:]  # those of similar length together, the longest first
+        parts = [self._states]
+        while new:
+            size = max(1, MAX_PLACES_TOGETHER // len(new[0].ids))
+            parts.append(self._compute(new[:size]))
+            new = new[size:]
         self._states = torch.cat(parts)
         return [self._path_of(row) for row in rows]
 
@@ -69,19 +77,9 @@ class PlainStates:
     def continue_greedily(self, paths: Sequence[np.ndarray], max_new_tokens: int) -> Tensor:
         """Continue prompts greedily; see `ForestStates`."""
         rows = [self._row_at(path) for path in paths]
-        length = max(map(len, paths))
-        ids = np.zeros((len(paths), length), dtype=np.int64)
-        is_token = np.zeros_like(ids)
-        for number, (row, path) in enumerate(zip(rows, paths, strict=True)):
-            ids[number, : len(path)] = row.ids[: len(path)]
-            is_token[number, : len(path)] = 1
-        return self.backbone.generate(
-            self._on_device(ids),
-            self._on_device(is_token),
-            self._shown(rows, length),
-            self._image_tokens,
-            max_new_tokens,
-        )
+        ids, is_token = self._pad([row.ids[: len(path)] for row, path in zip(rows, paths, strict=True)])
+        shown = self._shown(rows, ids.shape[1])
+        return self.backbone.generate(ids, is_token, shown, self._image_tokens, max_new_tokens)
 
     def _find(self, row: ForestRow) -> int | None:
         """Return the number of a computed row that begins with `row`."""
@@ -99,11 +97,19 @@ class PlainStates:
         """Return the computed row to which a path belongs."""
         return self._rows[bisect(self._starts, int(path[0])) - 1]
 
-    def _compute(self, row: ForestRow) -> Tensor:
-        """Return the states [T, D] of a row."""
-        ids = self._on_device(np.asarray([row.ids], dtype=np.int64))
-        shown = self._shown([row], len(row.ids))
-        return self.backbone.hidden_states(ids, torch.ones_like(ids), shown, self._image_tokens)[0]
+    def _compute(self, rows: Sequence[ForestRow]) -> Tensor:
+        """Return the states [n, D] of rows, one after the other, without padding."""
+        ids, is_token = self._pad([row.ids for row in rows])
+        states = self.backbone.hidden_states(ids, is_token, self._shown(rows, ids.shape[1]), self._image_tokens)
+        return states[is_token.bool()]
+
+    def _pad(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Return ids padded on the right, and 1 at those that are tokens, both [N, T]."""
+        length = max(map(len, rows))
+        padding = [length - len(row) for row in rows]
+        ids = [[*row, *[0] * number] for row, number in zip(rows, padding, strict=True)]
+        is_token = [[1] * len(row) + [0] * number for row, number in zip(rows, padding, strict=True)]
+        return self._on_device(np.asarray(ids)), self._on_device(np.asarray(is_token))
 
     def _log_probs_of(self, path: np.ndarray) -> np.ndarray:
         row = self._row_at(path)

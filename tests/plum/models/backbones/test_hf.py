@@ -14,6 +14,7 @@ from partonomy.structures import CharSpan
 from plum.checkpoints.stock_folder import read_stock_checkpoint
 from plum.config import HfBackboneConfig, LoraConfig
 from plum.data.collate import Collator, pad_rows
+from plum.inference import plain_states
 from plum.inference.plain_states import conversation_states
 from plum.inference.prefix_forest import ForestStates
 from plum.inference.question_batch import QuestionBatch
@@ -353,7 +354,7 @@ def test_a_plain_conversation_that_begins_another_is_not_computed_again(
     compute = backbone.hidden_states
 
     def count(ids: torch.Tensor, *others: object) -> torch.Tensor:
-        seen.append(ids.shape[1])
+        seen.extend([ids.shape[1]] * len(ids))
         return compute(ids, *others)  # type: ignore[arg-type]
 
     monkeypatch.setattr(backbone, "hidden_states", count)
@@ -372,6 +373,13 @@ def test_a_plain_conversation_that_begins_another_is_not_computed_again(
     (log_probs,) = states.log_probs([long])
     assert [place for place, value in enumerate(log_probs) if value == 0] == [0, *whole.patches[0]]
     assert states.bytes_per_token > 0
+    monkeypatch.setattr(plain_states, "MAX_PLACES_TOGETHER", 1)
+    apart = conversation_states(backbone, predictor.images.tokens(batch._images))
+    rows = [predictor.answers.given(predictor.slots((WIDE,)), ASKED, one, "given").encoded for one in CHOICES]
+    both = [found.gather(found.add([batch._forest_row(asked[0], row) for row in rows])) for found in (states, apart)]
+    for number, row in enumerate(rows):
+        one, other = (found[number, : len(row.input_ids)] for found in both)
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
 
 
 def test_gemma_images_merge_with_the_line_breaks_around_them(tmp_path: Path) -> None:
