@@ -67,9 +67,9 @@ def test_every_size_is_a_model(size: Size, tmp_path: Path) -> None:
         model = build_model(with_special_tokens(config.model, tokenizer))
     counts = {one.component: one.num_parameters for one in count_components(model)}
     if size == "qwen3_vl_4b":  # 4.02 billion in the language model with its tied words, .41 in the tower
-        language = counts["llava.language_model"] + counts["llava.embeddings"]
+        language = counts["qwen3_vl.language_model"] + counts["qwen3_vl.embeddings"]
         assert language / 1e9 == pytest.approx(4.02, abs=0.01)
-        assert (counts["llava.vision_tower"] + counts["llava.projector"]) / 1e9 == pytest.approx(0.415, abs=0.01)
+        assert (counts["qwen3_vl.vision_tower"] + counts["qwen3_vl.projector"]) / 1e9 == pytest.approx(0.415, abs=0.01)
         assert counts["sam.image_encoder"] / 1e6 == pytest.approx(213, abs=2)  # Hiera-large
 
 

@@ -436,7 +436,7 @@ def test_the_end_token_is_the_chat_templates_and_others_end_too(tmp_path: Path, 
 def test_gradients_reach_every_tower_that_is_trained_and_no_other(world: StockWorld) -> None:
     model = world.predictor.model
     store = world.predictor.images
-    pixels = store.transform.stack([image.inputs for image in store.find_all((WIDE, TALL))])
+    pixels = store.transform.stack([store.read(image).inputs for image in (WIDE, TALL)])  # not of inference mode
     towers = {name: tower for name, tower in model.named_parameters() if component_of(name) in TOWERS}
     flags = {name: tower.requires_grad for name, tower in towers.items()}
     assert {component_of(name) for name in towers} == TOWERS
