@@ -80,7 +80,7 @@ def measure_apart(way: str, rows: int, vocabulary: int, seed: int) -> tuple[dict
         if done.returncode:
             raise RuntimeError(f"{way}: {done.stderr[-500:]}")
         found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-        return found, torch.load(path)
+        return found, torch.load(path, weights_only=True)
 
 
 def measure(way: str, rows: int, vocabulary: int, seed: int) -> tuple[dict[str, float], list[Tensor]]:
