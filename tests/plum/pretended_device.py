@@ -17,6 +17,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
+from plum.constants import constant
+
 DEVICE = torch.device("meta")
 _ATEN = torch.ops.aten
 _READS = {_ATEN._local_scalar_dense.default, _ATEN.equal.default, _ATEN.is_nonzero.default}
@@ -137,5 +139,9 @@ class _HostCalls(TorchFunctionMode):
 @contextmanager
 def pretended_device() -> Iterator[DeviceWaits]:
     """Let tensors be moved to `DEVICE` and used there; yields the count."""
-    with DeviceWaits() as waits, _HostCalls(waits):
-        yield waits
+    constant.cache_clear()  # those on the real "meta" hold nothing
+    try:
+        with DeviceWaits() as waits, _HostCalls(waits):
+            yield waits
+    finally:
+        constant.cache_clear()
