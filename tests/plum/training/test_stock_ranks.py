@@ -1,8 +1,6 @@
 """Qwen3-VL with SAM 2 from adoption to scores on ranks that change, with DeepSpeed and without: the same losses."""
 
 import json
-import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +20,7 @@ from plum.training.run import train
 from scripts.bench.stock_checkpoints import ARCHITECTURES
 from tests.plum.stock_world import write_sam2
 from tests.plum.training.launching import train_forked
+from tests.plum.training.test_ddp import _stop_at_2
 from tests.plum.training.test_stock_backbones import run
 from tests.plum.training.training_world import with_engine, write_inputs
 from validate_partonomy import main as validate
@@ -61,16 +60,6 @@ def plain(folder: Path) -> TrainConfig:
     return config
 
 
-def _stopped_at_2(config: TrainConfig, name: str) -> TrainConfig:
-    stopped = replace(config, run_dir=str(Path(config.run_dir).with_name(name)))
-    root = Path(shutil.copytree(config.run_dir, stopped.run_dir))
-    for path in (root / "model", root / "checkpoints" / "update_000004"):
-        shutil.rmtree(path)
-    for path in (root / "finished.json", root / "config.yaml"):  # the last names the other folder
-        path.unlink()
-    return stopped
-
-
 @pytest.mark.distributed
 @pytest.mark.parametrize("kind", ["deepspeed", "ddp"])
 def test_ranks_come_and_go_and_the_result_is_scored(
@@ -80,11 +69,11 @@ def test_ranks_come_and_go_and_the_result_is_scored(
     train_forked(two, num_ranks=2)
     expected = _losses(plain)
     assert _losses(two) == pytest.approx(expected, rel=ROUNDING)
-    one = with_engine(_stopped_at_2(two, f"{kind}_one"), kind, 1, 4)
+    one = with_engine(_stop_at_2(two, f"{kind}_one"), kind, 1, 4)
     model = train_forked(one, num_ranks=1)
     assert _losses(one)[:2] == _losses(two)[:2]
     assert _losses(one) == pytest.approx(expected, rel=ROUNDING)
-    back = with_engine(_stopped_at_2(one, f"{kind}_back"), kind, 1, 2)
+    back = with_engine(_stop_at_2(one, f"{kind}_back"), kind, 1, 2)
     train_forked(back, num_ranks=2)
     assert _losses(back) == pytest.approx(expected, rel=ROUNDING)
     for number in (1, 2, 3):  # no two updates alike, so that a resumed run cannot have repeated or skipped one

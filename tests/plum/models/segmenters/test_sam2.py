@@ -13,6 +13,7 @@ from plum.models.segmenters.build import build_segmenter, complete_sizes
 from plum.models.segmenters.sam2 import Sam2, build_sam2, stock_config
 from plum.models.tiny import tiny_sam2_config
 from plum.structures import ImageEmbeddings
+from scripts.bench.sizes import HIERA_LARGE
 from tests.plum.models.segmenters.test_sam import randomise
 
 SAM_3 = Sam2Config(
@@ -32,21 +33,6 @@ SAM_3 = Sam2Config(
             "global_attn_indexes": [1],
             "pretrain_image_size": 28,
         }
-    },
-)
-HIERA_LARGE = Sam2Config(
-    model_type="sam2",
-    vision={
-        "backbone_channel_list": [1152, 576, 288, 144],
-        "backbone_config": {
-            "hidden_size": 144,
-            "num_attention_heads": 2,
-            "blocks_per_stage": [2, 6, 36, 4],
-            "embed_dim_per_stage": [144, 288, 576, 1152],
-            "num_attention_heads_per_stage": [2, 4, 8, 16],
-            "window_size_per_stage": [8, 4, 16, 8],
-            "global_attention_blocks": [23, 33, 43],
-        },
     },
 )
 """facebook/sam2.1-hiera-large, config.json."""
